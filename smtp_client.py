@@ -1,0 +1,406 @@
+"""Send one test message to Mailtrap over SMTP and say what became of it.
+
+    python smtp_client.py
+    python smtp_client.py --to you@example.com --attach report.pdf
+    python smtp_client.py --dry-run
+
+Settings, from the environment or from .env: MAILTRAP_SMTP_HOST, MAILTRAP_SMTP_PORT,
+MAILTRAP_SMTP_USERNAME, MAILTRAP_SMTP_PASSWORD, MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL;
+.env.example says where each is to be found.
+"""
+
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["python-dotenv>=1.2,<2"]
+# ///
+
+import argparse
+import base64
+import contextlib
+import functools
+import mimetypes
+import os
+import random
+import re
+import smtplib
+import socket
+import ssl
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import getaddresses, make_msgid
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from dotenv import load_dotenv
+
+T = TypeVar("T")
+
+
+def build_message(
+    sender: str,
+    *,
+    to: Iterable[str],
+    subject: str,
+    text: str = "",
+    html: str = "",
+    cc: Iterable[str] = (),
+    bcc: Iterable[str] = (),
+    reply_to: str = "",
+    attachments: Iterable[str | Path] = (),
+) -> EmailMessage:
+    """Return the message; an address is "you@example.com" or "Your Name <you@example.com>".
+
+    Raises ValueError for what no message can carry, OSError for an unreadable attachment.
+    """
+
+    def one_line(value: str) -> str:
+        # A line break would start another header; "=?utf-8?q?...?=" would arrive decoded.
+        if re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?", value):
+            raise ValueError(f"control character or encoded word in {value[:80]!r}")
+        return value
+
+    def address(value: str) -> Address:
+        name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
+        # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
+        if not re.fullmatch(r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}", email, re.ASCII):
+            raise ValueError(f"not an email address: {value[:80]!r}")
+        return Address(" ".join(name.split()).strip('"'), *email.split("@"))
+
+    if not (subject and (text or html)):
+        raise ValueError("a message needs a subject, and a text or HTML")
+    # 7bit, as send_message() does not ask the server for 8BITMIME.
+    message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
+    message["From"] = address(sender)
+    replies = [reply_to] if reply_to else []
+    for field, values in (("To", to), ("Cc", cc), ("Bcc", bcc), ("Reply-To", replies)):
+        addresses = [address(value) for value in values]
+        if addresses:
+            message[field] = addresses
+            folded = message[field].fold(policy=message.policy).partition(":")[2]
+            # Some Pythons before 3.12.3 garble a long list of names (gh-100884).
+            if [email for _, email in getaddresses([folded])] != [a.addr_spec for a in addresses]:
+                raise ValueError(f"this Python would garble {field}: leave out the display names")
+    message["Subject"] = one_line(subject)
+    message["Date"] = datetime.now(timezone.utc)
+    message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
+    message.set_content(text or html, subtype="plain" if text else "html")
+    if text and html:
+        message.add_alternative(html, subtype="html")
+    for path in map(Path, attachments):
+        mimetype, encoding = mimetypes.guess_type(path.name)
+        # The fallback also for message/rfc822 and its like, which must not be base64 (RFC 2046).
+        if not mimetype or encoding or mimetype.startswith(("message/", "multipart/")):
+            mimetype = "application/octet-stream"
+        content = path.read_bytes()
+        if not content:
+            raise ValueError(f"empty attachment: {path.name!r}")  # the API refuses it too
+        message.add_attachment(content, *mimetype.split("/"), filename=one_line(path.name))
+    return message
+
+
+def connect(
+    host: str, port: int, username: str, password: str, *, timeout: float = 30.0, debug: int = 0
+) -> smtplib.SMTP:
+    """Return a connection over verified TLS, logged in; timeout is in seconds, for each step.
+
+    A loopback host may do without TLS and login, as local mail catchers do. debug is smtplib's
+    debuglevel. Raises smtplib.SMTPException, ssl.SSLError or another OSError.
+    """
+    loopback = re.fullmatch(r"localhost|127(\.\d+){3}|::1", host, re.IGNORECASE)
+    # The EHLO name is given, because looking up this machine's own can take seconds.
+    smtp = smtplib.SMTP(host, port, local_hostname="[127.0.0.1]", timeout=timeout)
+    try:
+        if smtp.sock:  # or Nagle's algorithm holds EHLO back after the TLS 1.3 handshake
+            smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        smtp.set_debuglevel(debug)
+        smtp.ehlo_or_helo_if_needed()
+        if smtp.has_extn("starttls") or not loopback:
+            context = ssl.create_default_context()
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            plain, injected = smtp.file, b""
+            smtp.starttls(context=context)
+            with contextlib.suppress(OSError):  # the reader has no socket any more, only a buffer
+                injected = plain.peek() if plain else b""
+            if injected:
+                raise smtplib.SMTPException(f"unencrypted data after STARTTLS: {injected!r}")
+            smtp.ehlo_or_helo_if_needed()
+        if username and (smtp.has_extn("auth") or not loopback):
+            smtp.set_debuglevel(0)  # AUTH shows the password, in base64
+            if "PLAIN" in smtp.esmtp_features.get("auth", "").split():
+                # One attempt, one round trip, no MD5: login() would try CRAM-MD5 first.
+                smtp.esmtp_features["auth"] = "PLAIN"
+            smtp.login(username, password)
+            smtp.set_debuglevel(debug)
+    except BaseException:
+        smtp.close()
+        raise
+    return smtp
+
+
+def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
+    """Send a message; the connection stays open for more.
+
+    Returns the recipients that were refused, each with its reply, where others were accepted.
+    Raises smtplib.SMTPException; explain() says whether the message may have been taken.
+    """
+    fields = [message[name] for name in ("To", "Cc", "Bcc") if name in message]
+    recipients = [address.addr_spec for field in fields for address in field.addresses]
+    # Each recipient once, or smtplib miscounts refusals. It leaves Bcc out of what it transmits.
+    return smtp.send_message(message, to_addrs=list(dict.fromkeys(recipients)))
+
+
+def send_with_retries(
+    attempt: Callable[[], T],
+    *,
+    explain: Callable[[Exception], tuple[str, str, int, bool]],
+    notify: Callable[[str], object] = lambda _: None,
+    waits: Iterable[float] = (2.0, 4.0, 8.0),
+) -> T:
+    """Call attempt, and again after each of waits (seconds, plus jitter) if explain finds it safe.
+
+    Returns what attempt returns and raises what it raises. Together the waits outlast the
+    10 seconds over which the sandbox counts messages.
+    """
+    for wait in waits:
+        try:
+            return attempt()
+        except Exception as error:
+            happened, _, _, safe_to_repeat = explain(error)
+            if not safe_to_repeat:
+                raise
+            pause = wait * random.uniform(1.0, 1.5)
+            notify(f"{happened}; trying again in {pause:.1f} s")
+            time.sleep(pause)
+    return attempt()
+
+
+def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str, int, bool]:
+    """Return what happened, what to do, the exit status, and whether it is safe to send again.
+
+    What happened is told in the server's words, without control characters and secrets. It is
+    safe to send again only what the server said it did not take, and might take later.
+    """
+    replies: list[tuple[int, bytes | str]] = []
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        replies = list(error.recipients.values())
+    elif isinstance(error, smtplib.SMTPResponseException):
+        replies = [(error.smtp_code, error.smtp_error)]
+    code = max((code for code, _ in replies), default=0)
+    words = [f"{c} {w.decode(errors='replace') if isinstance(w, bytes) else w}" for c, w in replies]
+    happened = "; ".join(words) or str(error) or type(error).__name__
+    for secret in secrets:
+        happened = happened.replace(secret, "***")
+    happened = "".join(char if char.isprintable() else " " for char in happened)
+    happened = " ".join(happened.split())[:400]
+    # smtplib raises the same errors at every step; only while it awaits the answer to the content
+    # is the outcome unknown.
+    steps = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    no_verdict = isinstance(error, smtplib.SMTPDataError) and not 400 <= code <= 599
+    if steps[-2:] == ["data", "getreply"] or (no_verdict and steps[-1:] == ["sendmail"]):
+        return happened, "It may have been taken: look in Mailtrap before you resend.", 74, False
+    login = "MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD"
+    ca_file = "name your company's CA file in SSL_CERT_FILE, or run Install Certificates.command on macOS"
+    # fmt: off
+    for pattern, status, safe, advice in (
+        (r"\w+ \d+ .*emails per second", 75, True, "A sandbox takes few messages per 10 seconds: send more slowly."),
+        (r"\w+ 535 .*connections", 75, True, "An account may hold 10 connections at once: close some."),
+        (r"\w+ 535 .*limit", 75, False, "The password is right, but the quota is used up: see Billing in Mailtrap."),
+        (r"\w+ 53[0458] ", 77, False, f"Copy {login} again, from where .env.example says."),
+        (r"SMTPResponseException ", 69, False, "TLS did not start, so nothing was sent: try again later."),
+        (r"\w+ 4\d\d ", 75, True, "The server cannot take it just now: send it again later."),
+        (r"SMTP(Connect|Helo)Error ", 69, False, "It serves nobody from here: check MAILTRAP_SMTP_HOST."),
+        (r".* not allowed|.*sender's domain", 65, False,
+         "Verify the domain of MAILTRAP_FROM_EMAIL under Sending Domains; a subdomain counts as another."),
+        (r".*demo domain", 65, False, "The demo domain writes to the account's owner only: set MAILTRAP_TO_EMAIL."),
+        (r"\w+ 552 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),
+        (r"\w+ 5\d\d .*no sandbox", 65, False, "No sandbox has that address: check MAILTRAP_TO_EMAIL."),
+        (r"\w+ 5\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),
+        (r"SMTPNotSupportedError .*TLS", 69, False, "Nothing is sent without TLS: check MAILTRAP_SMTP_HOST."),
+        (r"SMTPNotSupportedError ", 69, False, "It has no login, so it is not Mailtrap: check MAILTRAP_SMTP_HOST."),
+        (r".*unencrypted data", 69, False, "Somebody may be tampering with the connection: use another network."),
+        (r"SSLCert.* mismatch", 69, False, "The server goes by another name: check MAILTRAP_SMTP_HOST."),
+        (r"SSLCert.* expired", 69, False, "Check this machine's date; if it is right, the server is at fault."),
+        (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
+        (r"SSL.* version", 69, False, "No TLS 1.2 or newer after STARTTLS: try MAILTRAP_SMTP_PORT=2525."),
+        (r"gaierror ", 69, False, "The name was not found: check MAILTRAP_SMTP_HOST and the network."),
+        (r"Unicode\w*Error ", 78, False, f"Check MAILTRAP_SMTP_HOST, {login}."),
+        (r".*timed out|.*refused", 69, False, "Networks block ports 25, 465 and 587: try MAILTRAP_SMTP_PORT=2525."),
+    ):
+        # fmt: on
+        if re.match(pattern, f"{type(error).__name__} {code} {happened}", re.IGNORECASE):
+            return happened, advice, status, safe
+    if isinstance(error, OSError | ValueError):
+        return happened, "Nothing was sent: check the network and MAILTRAP_SMTP_HOST.", 69, False
+    return happened, "This was not foreseen: look in Mailtrap before you send it again.", 74, False
+
+
+def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> dict[str, str]:
+    """Return the settings, stripped and checked; a dry run needs no credentials.
+
+    Raises ValueError with a line for each setting that is missing or invalid.
+    """
+    email = r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}"
+    address = rf'\s*(?:{email}|(?:"[^"]*"\s*|[^",<>]*)<{email}>)\s*'
+    port = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
+    login = "Sandboxes > your sandbox > Integration > SMTP, in Mailtrap"
+    known = {
+        "MAILTRAP_SMTP_HOST": ("sandbox.smtp.mailtrap.io", r"[\w.:-]{1,253}", "a host name"),
+        "MAILTRAP_SMTP_PORT": ("2525", port, "a number from 1 to 65535"),
+        "MAILTRAP_SMTP_USERNAME": ("", "[ -~]+", login),
+        "MAILTRAP_SMTP_PASSWORD": ("", "[ -~]+", login),
+        "MAILTRAP_FROM_EMAIL": ("", address, "you@example.com or Your Name <you@example.com>"),
+        "MAILTRAP_TO_EMAIL": ("", rf"{address}(?:,{address})*", "addresses, with commas between"),
+    }
+    settings = {name: environ.get(name, "").strip() or known[name][0] for name in known}
+    if re.fullmatch(r"localhost|127(\.\d+){3}|::1", settings["MAILTRAP_SMTP_HOST"], re.IGNORECASE):
+        credentials = False
+    problems = []
+    for name, (_, pattern, hint) in known.items():
+        value = settings[name]
+        control = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value)
+        optional = hint == login and not credentials
+        if not (optional and not value) and (control or not re.fullmatch(pattern, value, re.ASCII)):
+            problems.append(f"{name} is {'invalid' if value else 'missing'}: {hint}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return settings
+
+
+# From here on: the program around it.
+
+TEXT = """\
+It works: Mailtrap took this message over SMTP.
+
+It was built with Python's email package and sent with smtplib, in UTF-8: äöü, €, 你好.
+"""
+
+HTML = f"""\
+<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="color-scheme" content="light dark"></head>
+<body style="margin: 0; padding: 24px; font: 16px/1.5 sans-serif">
+<p>{TEXT.strip().replace(chr(10) * 2, "</p><p>")}</p>
+</body>
+</html>
+"""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the flags; they replace settings or parts of the built-in message."""
+    parser = argparse.ArgumentParser(description="Send one test message to Mailtrap over SMTP.")
+    add = parser.add_argument
+    add("--from", dest="sender", metavar="ADDRESS", help="instead of MAILTRAP_FROM_EMAIL")
+    add("--to", action="append", metavar="ADDRESS", help="instead of MAILTRAP_TO_EMAIL; repeatable")
+    add("--subject", default=f"Mailtrap SMTP test, {datetime.now():%Y-%m-%d %H:%M:%S}")
+    add("--text", help="the text; without --html the only body")
+    add("--html", help="the HTML; without --text the only body")
+    add("--attach", action="append", default=[], metavar="PATH", help="a file; repeatable")
+    add("--dry-run", action="store_true", help="print the message, send nothing")
+    add("--verbose", action="store_true", help="show the conversation, without secrets")
+    args = parser.parse_args(argv)
+    if args.text is None and args.html is None:
+        args.text, args.html = TEXT, HTML
+    return args
+
+
+def show(text: str, stream: TextIO | None) -> None:
+    """Print in what encoding the stream has; that its reader has gone away is no failure."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError:
+        if stream:  # or the interpreter would complain about the rest at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def report_failure(happened: str, advice: str, status: int) -> int:
+    """Say on standard error what happened and what to do; return the exit status."""
+    show(f"smtp_client: {happened}\n{advice}", sys.stderr)
+    return status
+
+
+def deliver(settings: Mapping[str, str], message: EmailMessage, *, verbose: bool) -> int:
+    """Send the message, say what became of it, and return the exit status."""
+    host, port = settings["MAILTRAP_SMTP_HOST"].lower(), int(settings["MAILTRAP_SMTP_PORT"])
+    username, password = settings["MAILTRAP_SMTP_USERNAME"], settings["MAILTRAP_SMTP_PASSWORD"]
+    secrets = [password, f"\0{username}\0{password}"] if password else []
+    secrets += [base64.b64encode(secret.encode()).decode() for secret in secrets]
+    explain_safely = functools.partial(explain, secrets=secrets)
+
+    def attempt() -> tuple[str, dict[str, tuple[int, bytes]]]:
+        with contextlib.closing(connect(host, port, username, password, debug=verbose)) as smtp:
+            tls = smtp.sock.version() if isinstance(smtp.sock, ssl.SSLSocket) else None
+            refused = send(smtp, message)
+            with contextlib.suppress(OSError):  # it was accepted, whatever becomes of QUIT
+                smtp.quit()
+        return tls or "no TLS", refused
+
+    started = time.monotonic()
+    try:
+        tls, refused = send_with_retries(
+            attempt, explain=explain_safely, notify=lambda line: show(f"smtp_client: {line}", sys.stderr)
+        )
+    except Exception as error:
+        happened, advice, status, _ = explain_safely(error)
+        return report_failure(f"{happened} ({host}:{port})", advice, status)
+    accepted = [str(address) for address in message["To"].addresses if address.addr_spec not in refused]
+    fate = "It is on its way to real people: accepted is not yet delivered, so see Email Logs in Mailtrap."
+    if host == "sandbox.smtp.mailtrap.io":
+        fate = "The sandbox captured it; nobody received it. See it at https://mailtrap.io/sandboxes"
+    elif not host.endswith(".smtp.mailtrap.io"):
+        fate = "That server is not Mailtrap's: what becomes of the message is up to it."
+    show(
+        f"Accepted by {host}:{port} ({tls}) in {time.monotonic() - started:.1f} s\n"
+        f"  From        {message['From']}\n"
+        f"  To          {', '.join(accepted)}\n"
+        f"  Subject     {message['Subject']}\n"
+        f"  Message-ID  {message['Message-ID']}\n"
+        f"{fate}",
+        sys.stdout,
+    )
+    if refused:
+        happened = explain_safely(smtplib.SMTPRecipientsRefused(refused))[0]
+        advice = "The others have it: send it again to these alone, once their addresses are corrected."
+        return report_failure(f"refused for {', '.join(refused)}: {happened}", advice, 65)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Send one test message; return the exit status, as README.md lists them."""
+    args = parse_args(argv)
+    flags = {"MAILTRAP_FROM_EMAIL": args.sender, "MAILTRAP_TO_EMAIL": args.to and ",".join(args.to)}
+    status = 78
+    try:
+        load_dotenv(interpolate=False)  # "${" may be part of a password
+        given = {name: value for name, value in flags.items() if value is not None}
+        settings = read_settings({**os.environ, **given}, credentials=not args.dry_run)
+        status = 2  # from here on only a flag can be wrong
+        message = build_message(
+            settings["MAILTRAP_FROM_EMAIL"],
+            to=re.findall(r'(?:"[^"]*"|[^,"])+', settings["MAILTRAP_TO_EMAIL"]),
+            subject=args.subject,
+            text=args.text or "",
+            html=args.html or "",
+            attachments=args.attach,
+        )
+        if args.dry_run:
+            show(message.as_string(), sys.stdout)
+            return 0
+        return deliver(settings, message, verbose=args.verbose)
+    except KeyboardInterrupt:
+        return report_failure("interrupted", "It may have been taken: look in Mailtrap before you send it again.", 130)
+    except OSError as error:
+        happened = f"cannot read {error.filename!r}: {error.strerror}"
+        return report_failure(happened, "Check that the file exists and may be read.", status)
+    except ValueError as error:
+        return report_failure(str(error), "Correct it in .env, in the environment or among the flags.", status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
