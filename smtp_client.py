@@ -263,12 +263,12 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
     problems = []
     for name, (_, pattern, hint) in known.items():
         value = settings[name]
-        control = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value)
+        unsafe = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?", value)
         optional = hint == login and not credentials
-        if not (optional and not value) and (control or not re.fullmatch(pattern, value, re.ASCII)):
+        if not (optional and not value) and (unsafe or not re.fullmatch(pattern, value, re.ASCII)):
             problems.append(f"{name} is {'invalid' if value else 'missing'}: {hint}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError("\n".join(["settings are missing or invalid", *problems]))
     return settings
 
 

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -49,15 +48,12 @@ SMTP_HOSTS = ("sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io", "bulk.smtp.ma
 TOO_MANY = "Requested action not taken: too many emails per second"
 QUOTA = "The email limit is reached. Please upgrade your plan"
 
-# aiosmtpd warns of what Mailtrap does as well: it offers AUTH before TLS.
-logging.getLogger("mail.log").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS", UserWarning)
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's, on standard error
 
 # What aiosmtpd says, and what Mailtrap says in its place.
 SMTP_TEXTS = {
     "220 Ready to start TLS": "220 2.0.0 Start TLS",
     "354 End data with <CR><LF>.<CR><LF>": "354 Go ahead",
-    "530 5.7.0 Authentication required": "530 5.7.1 Authentication required",
     "552 Error: message size exceeds fixed maximum message size": "552 5.3.4 Error: message too big",
     "552 Error: Too much mail data": "552 5.3.4 Error: message too big",
 }
@@ -412,7 +408,6 @@ class _Smtp(SMTP):
             ident="ESMTP ready",
             data_size_limit=fake.size,
             tls_context=fake.tls if fake.starttls else None,
-            auth_required=bool(fake.mechanisms),
             auth_require_tls=False,
             authenticator=self._check_login,
             loop=fake.loop,
@@ -495,6 +490,8 @@ class _SmtpHandler:
     ) -> str:
         if planned := self._planned("MAIL", address):
             return planned
+        if self.fake.mechanisms and not session.authenticated:
+            return "530 5.7.1 Authentication required"
         domain = address.rpartition("@")[2]
         if session.auth_data == "api" and domain not in self.fake.verified_domains:
             return f"550 5.7.1 Sending from domain {domain} is not allowed"
