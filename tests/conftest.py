@@ -3,10 +3,12 @@
 import base64
 import importlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -43,6 +45,19 @@ def assert_no_secret(fake: FakeMailtrap, output: str) -> None:
             for shape in (secret, f"\0{username}\0{secret}", f"{username}\0{username}\0{secret}"):
                 assert shape not in output
                 assert base64.b64encode(shape.encode()).decode().rstrip("=") not in output
+
+
+@pytest.fixture
+def smtp_names(fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Mailtrap's SMTP host names lead to the stand-in, in this process; certificates must still be right."""
+    resolve = socket.getaddrinfo
+
+    def redirect(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if str(host).endswith(".smtp.mailtrap.io"):
+            host, port = "127.0.0.1", fake.smtp_port
+        return resolve(host, port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", redirect)
 
 
 @pytest.fixture
