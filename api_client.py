@@ -163,10 +163,12 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     while chain[-1].__context__:  # requests keeps the cause of what it raises further down
         chain.append(chain[-1].__context__)
     code = error.status if isinstance(error, mt.APIError) else 0
-    cause = error if code else chain[-1]
-    happened = f"{code} {error}" if code else str(cause) or type(cause).__name__
-    if isinstance(error, TypeError | ValueError):  # their text would quote the token or the whole answer
-        happened = f"request or answer not understood: {type(error).__name__}"
+    cause = chain[-1]
+    happened = str(cause) or type(cause).__name__
+    if isinstance(error, mt.APIError):
+        cause, happened = error, f"{code} {error}"
+    elif isinstance(error, TypeError | ValueError):  # their text may quote the token or the whole answer
+        cause, happened = error, f"request or answer not understood ({type(error).__name__})"
     for secret in secrets:
         happened = happened.replace(secret, "***")
     happened = "".join(char if char.isprintable() else " " for char in happened)
@@ -195,7 +197,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"\w+ 4\d\d (Invalid JSON|Empty|Unknown)", 69, False, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
         (r"\w+ 403 ", 77, False, "The token may not send here, or the From domain is not verified: see API Tokens."),
         (r"\w+ 4\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),
-        (r"SSLCert.* mismatch", 69, False, "Another server answers: check HTTPS_PROXY and the network."),
+        (r"SSLCert.* mismatch", 69, False, "The server goes by another name: check HTTPS_PROXY and the network."),
         (r"SSLCert.* expired", 69, False, "Check this machine's date; if it is right, the server is at fault."),
         (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
         (r"SSL.* version", 69, False, "No TLS 1.2 or newer: check HTTPS_PROXY and the network."),
@@ -204,7 +206,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"Invalid", 78, False, "Check HTTPS_PROXY and MAILTRAP_API_TOKEN."),
     ):
         # fmt: on
-        if re.match(pattern, f"{type(cause).__name__} {code} {happened}", re.IGNORECASE):
+        if re.match(pattern, f"{type(cause).__name__} {happened}", re.IGNORECASE):
             return happened, advice, status, safe
     return happened, "Nothing was sent: check the network and HTTPS_PROXY.", 69, False
 

@@ -188,10 +188,10 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
     """
     replies: list[tuple[int, bytes | str]] = []
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        replies = list(error.recipients.values())
+        replies = sorted(error.recipients.values(), reverse=True)
     elif isinstance(error, smtplib.SMTPResponseException):
         replies = [(error.smtp_code, error.smtp_error)]
-    code = max((code for code, _ in replies), default=0)
+    code = replies[0][0] if replies else 0
     words = [f"{c} {w.decode(errors='replace') if isinstance(w, bytes) else w}" for c, w in replies]
     happened = "; ".join(words) or str(error) or type(error).__name__
     for secret in secrets:
@@ -215,9 +215,9 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
         (r"SMTPResponseException ", 69, False, "TLS did not start, so nothing was sent: try again later."),
         (r"\w+ 4\d\d ", 75, True, "The server cannot take it just now: send it again later."),
         (r"SMTP(Connect|Helo)Error ", 69, False, "It serves nobody from here: check MAILTRAP_SMTP_HOST."),
-        (r".* not allowed|.*sender's domain", 65, False,
+        (r"\w+ 5\d\d .*(not allowed|sender's domain)", 65, False,
          "Verify the domain of MAILTRAP_FROM_EMAIL under Sending Domains; a subdomain counts as another."),
-        (r".*demo domain", 65, False, "The demo domain writes to the account's owner only: set MAILTRAP_TO_EMAIL."),
+        (r"\w+ 5\d\d .*demo domain", 65, False, "The demo domain writes to the account's owner only: set MAILTRAP_TO_EMAIL."),
         (r"\w+ 552 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),
         (r"\w+ 5\d\d .*no sandbox", 65, False, "No sandbox has that address: check MAILTRAP_TO_EMAIL."),
         (r"\w+ 5\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),
@@ -233,7 +233,7 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
         (r".*timed out|.*refused", 69, False, "Networks block ports 25, 465 and 587: try MAILTRAP_SMTP_PORT=2525."),
     ):
         # fmt: on
-        if re.match(pattern, f"{type(error).__name__} {code} {happened}", re.IGNORECASE):
+        if re.match(pattern, f"{type(error).__name__} {happened}", re.IGNORECASE):
             return happened, advice, status, safe
     if isinstance(error, OSError | ValueError):
         return happened, "Nothing was sent: check the network and MAILTRAP_SMTP_HOST.", 69, False

@@ -45,6 +45,7 @@ STREAM_OF_HOST = {
     "bulk.api.mailtrap.io": "bulk",
 }
 SMTP_HOSTS = ("sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io")
+HOSTS = ("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAM_OF_HOST)
 TOO_MANY = "Requested action not taken: too many emails per second"
 QUOTA = "The email limit is reached. Please upgrade your plan"
 
@@ -214,12 +215,11 @@ class FakeMailtrap:
         """Start the servers."""
         self._stack = contextlib.ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        authority = trustme.CA()
+        self.authority = trustme.CA()
         self.ca_file = self.folder / "ca.pem"
-        authority.cert_pem.write_to_path(str(self.ca_file))
-        certificate = authority.issue_cert("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAM_OF_HOST)
+        self.authority.cert_pem.write_to_path(str(self.ca_file))
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(self.tls)
+        self.authority.issue_cert(*HOSTS).configure_cert(self.tls)
         self.loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         thread.start()

@@ -1,0 +1,189 @@
+"""Every failure that is documented, from the server's answer to what a person reads and the exit status."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY, Run
+from fake_mailtrap import QUOTA, FakeMailtrap
+
+SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io", "MAILTRAP_SMTP_PORT": "2525"}
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the pauses between tries instead of waiting them out."""
+    recorded: list[float] = []
+    monkeypatch.setattr(time, "sleep", recorded.append)
+    return recorded
+
+
+# command, reply, exit status, tries, a word of the advice
+SMTP_REPLIES = [
+    ("AUTH", "535 5.7.0 Invalid login or password", 77, 1, "MAILTRAP_SMTP_PASSWORD"),
+    ("AUTH", "535 5.7.0 Monthly messages limit reached", 75, 1, "quota"),
+    ("AUTH", f"535 5.7.0 {QUOTA}", 75, 1, "Billing"),
+    ("AUTH", "535 5.7.8 Too many connections per account", 75, 4, "10 connections"),
+    ("AUTH", "454 4.7.0 Temporary authentication failure", 75, 4, "later"),
+    ("MAIL", "530 5.7.1 Authentication required", 77, 1, "MAILTRAP_SMTP_USERNAME"),
+    ("MAIL", "550 5.7.1 Sending from domain example.com is not allowed", 65, 1, "Sending Domains"),
+    ("MAIL", "552 5.3.4 Error: message too big", 65, 1, "5 MB"),
+    ("MAIL", "451 4.3.0 Try again", 75, 4, "later"),
+    ("RCPT", "550 no such user here", 65, 1, "MAILTRAP_TO_EMAIL"),
+    ("RCPT", "554 5.5.1 Error: no sandbox for this email", 65, 1, "sandbox"),
+    ("RCPT", "450 4.2.0 Greylisted", 75, 4, "later"),
+    ("RCPT", "550 Demo domains can only be used to send emails to account owners", 65, 1, "MAILTRAP_TO_EMAIL"),
+    ("DATA", "550 5.7.0 Too many emails per second. Please upgrade your plan", 75, 4, "10 seconds"),
+    ("DATA", "550 5.7.0 Requested action not taken: too many emails per second", 75, 4, "10 seconds"),
+    ("DATA", "550 5.7.1 From: Header does not match the sender's domain", 65, 1, "MAILTRAP_FROM_EMAIL"),
+    ("DATA", "552 5.3.4 Error: message too big", 65, 1, "10 MB"),
+    ("DATA", "421 4.3.2 Shutting down", 75, 4, "later"),
+    ("DATA", "554 5.6.0 Spam", 65, 1, "content"),
+]
+
+
+@pytest.mark.parametrize(("command", "reply", "status", "tries", "advice"), SMTP_REPLIES)
+def test_a_reply_of_the_smtp_server_is_explained(
+    command: str,
+    reply: str,
+    status: int,
+    tries: int,
+    advice: str,
+    call: Run,
+    fake: FakeMailtrap,
+    smtp_names: None,
+    pauses: list[float],
+) -> None:
+    fake.smtp_replies[command] = [reply] * 4
+    result = call("smtp_client", **SANDBOX)
+    *announced, happened, what_to_do = result.stderr.splitlines()
+    assert happened == f"smtp_client: {reply} (sandbox.smtp.mailtrap.io:2525)"
+    assert advice in what_to_do
+    assert (result.returncode, result.stdout, fake.messages) == (status, "", [])
+    assert len(pauses) == len(announced) == tries - 1
+    for line, pause in zip(announced, pauses, strict=True):
+        assert line == f"smtp_client: {reply}; trying again in {pause:.1f} s"
+
+
+# status, body, exit status, tries, a word of the advice
+API_ANSWERS = [
+    (400, {"success": False, "errors": ["'subject' is required", "more"]}, 65, 1, "content"),
+    (401, {"success": False, "errors": ["Unauthorized"]}, 77, 1, "MAILTRAP_SANDBOX_ID"),
+    (401, "<html>no</html>", 77, 1, "Settings > API Tokens"),
+    (403, {"success": False, "errors": ["Forbidden"]}, 77, 1, "API Tokens"),
+    (403, "<html>no</html>", 69, 1, "HTTPS_PROXY"),
+    (404, {"error": "Not Found"}, 78, 1, "MAILTRAP_SANDBOX_ID"),
+    (404, "<html>no</html>", 78, 1, "MAILTRAP_SANDBOX_ID"),
+    (413, "<html>no</html>", 65, 1, "5 MB"),
+    (422, {"errors": {"to": ["is invalid"]}}, 65, 1, "MAILTRAP_TO_EMAIL"),
+    (429, {"success": False, "errors": ["Rate limit exceeded"]}, 75, 4, "more slowly"),
+    (429, {"success": False, "errors": [QUOTA]}, 75, 1, "Billing"),
+    (500, {"success": False, "errors": ["Internal server error"]}, 75, 4, "later"),
+    (503, {"success": False, "errors": ["Unavailable"]}, 75, 4, "later"),
+    (500, "<html>no</html>", 74, 1, "before you send"),
+    (502, "<html>no</html>", 74, 1, "before you send"),
+    (504, {"errors": ["Timeout"]}, 74, 1, "before you send"),
+    (200, "<html>ok</html>", 74, 1, "before you send"),
+    (200, {"success": True}, 74, 1, "before you send"),
+    (200, {"success": True, "message_ids": []}, 74, 1, "before you send"),
+    (200, {"success": False, "message_ids": []}, 74, 1, "before you send"),
+    (400, {"errors": ["Demo domains can only be used to send emails to account owners"]}, 65, 1, "owner"),
+]
+
+
+@pytest.mark.parametrize(("code", "body", "status", "tries", "advice"), API_ANSWERS)
+def test_an_answer_of_the_api_is_explained(
+    code: int, body: object, status: int, tries: int, advice: str, call: Run, fake: FakeMailtrap, pauses: list[float]
+) -> None:
+    fake.api_replies = [(code, body)] * 4
+    result = call("api_client")
+    *announced, happened, what_to_do = result.stderr.splitlines()
+    assert happened.startswith("api_client: ")
+    assert happened.endswith(" (sandbox.api.mailtrap.io)")
+    assert advice in what_to_do
+    assert (result.returncode, result.stdout, fake.messages) == (status, "", [])
+    assert len(fake.requests) == tries
+    assert len(pauses) == len(announced) == tries - 1
+    if isinstance(body, dict) and isinstance(body.get("errors"), list):
+        assert happened.startswith(f"api_client: {code} {'; '.join(body['errors'])} (")
+
+
+def test_a_message_refused_for_now_is_taken_when_tried_again(
+    call: Run, fake: FakeMailtrap, pauses: list[float]
+) -> None:
+    fake.smtp_replies["DATA"] = ["550 5.7.0 Requested action not taken: too many emails per second"]
+    fake.api_replies = [(429, {"success": False, "errors": ["Rate limit exceeded"]})]
+    assert call("smtp_client").returncode == 0
+    assert call("api_client").returncode == 0
+    assert len(fake.messages) == 2
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize("stream", ["transactional", "bulk"])
+def test_a_401_of_a_live_stream_names_the_domain(stream: str, call: Run, fake: FakeMailtrap) -> None:
+    result = call("api_client", "--from", "me@unverified.example", "--stream", stream)
+    assert result.returncode == 77
+    assert "domain of MAILTRAP_FROM_EMAIL" in result.stderr
+    assert "MAILTRAP_SANDBOX_ID" not in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["rate", "quota", "connections", "size"])
+def test_the_limits_of_mailtrap_lead_to_the_right_status(
+    limit: str, call: Run, fake: FakeMailtrap, tmp_path: Path
+) -> None:
+    setattr(fake, limit, 100_000 if limit == "size" else 0)
+    (tmp_path / "big.bin").write_bytes(b"\0" * 200_000)
+    flags = ["--attach", str(tmp_path / "big.bin")] if limit == "size" else []
+    expected = 65 if limit == "size" else 75
+    assert call("smtp_client", *flags).returncode == expected
+    if limit != "connections":
+        assert call("api_client", *flags).returncode == expected
+    assert fake.messages == []
+
+
+def test_what_the_server_says_is_shown_without_control_characters(call: Run, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["MAIL"] = ["550 5.7.1 \x1b[31mred\x07 and\tbell"]
+    fake.api_replies = [(400, {"errors": ["\x1b[31mred\u202e\nand more"]})]
+    assert "550 5.7.1 [31mred and bell (" in call("smtp_client").stderr
+    assert "400 [31mred and more (" in call("api_client").stderr
+
+
+def test_a_server_that_repeats_the_secret_does_not_spread_it(call: Run, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["AUTH"] = [f"535 5.7.0 wrong: {fake.password}"]
+    fake.api_replies = [(401, {"errors": [f"wrong: Bearer {fake.token}"]})]
+    assert "535 5.7.0 wrong: *** (" in call("smtp_client").stderr
+    assert "401 wrong: Bearer *** (" in call("api_client").stderr
+
+
+@pytest.mark.parametrize("script", ["smtp_client", "api_client"])
+def test_an_endless_answer_is_cut(script: str, call: Run, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["MAIL"] = ["550 " + "x" * 7000]
+    fake.api_replies = [(400, {"errors": ["x" * 7000]})]
+    assert len(call(script).stderr.splitlines()[0]) < 500
+
+
+def test_unreachable_servers_have_status_69(call: Run) -> None:
+    refused = call("smtp_client", MAILTRAP_SMTP_PORT="1")
+    assert refused.returncode == 69
+    assert re.search("(?i)refused", refused.stderr)
+    assert "MAILTRAP_SMTP_PORT=2525" in refused.stderr
+    unknown = call("smtp_client", MAILTRAP_SMTP_HOST="no-such-host.invalid")
+    assert (unknown.returncode, "The name was not found" in unknown.stderr) == (69, True)
+    malformed = call("smtp_client", MAILTRAP_SMTP_HOST="a..b")
+    assert malformed.returncode == 78
+    proxy = call("api_client", HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1")
+    assert (proxy.returncode, "HTTPS_PROXY" in proxy.stderr) == (69, True)
+
+
+@pytest.mark.parametrize("proxy", ["foo://x", "http://[", "socks5://127.0.0.1:1"])
+def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run) -> None:
+    result = call("api_client", HTTPS_PROXY=proxy, https_proxy=proxy)
+    assert (result.returncode, "HTTPS_PROXY" in result.stderr) == (78, True)
+
+
+def test_a_ca_bundle_that_is_not_there_is_a_setting_that_is_wrong(call: Run, tmp_path: Path) -> None:
+    result = call("api_client", REQUESTS_CA_BUNDLE=str(tmp_path / "missing.pem"))
+    assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr) == (78, True)
