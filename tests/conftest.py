@@ -1,19 +1,24 @@
 """What all tests share: Mailtrap on loopback, and two ways to run a script against it."""
 
 import base64
+import contextlib
+import datetime
 import importlib
 import os
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import settings
 
-from fake_mailtrap import FakeMailtrap
+from fake_mailtrap import HOSTS, FakeMailtrap
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = ("smtp_client", "api_client")
@@ -103,3 +108,58 @@ def call(fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         return subprocess.CompletedProcess([script, *flags], status, output, errors)
 
     return call
+
+
+SMTP_GREETING = (b"220 ready\r\n", b"250-hello\r\n250 STARTTLS\r\n", b"220 go ahead\r\n")
+
+
+class PlainServer(threading.Thread):
+    """Sends its first answer, the next after each command, then starts TLS; keeps what it received before."""
+
+    def __init__(self, answers: tuple[bytes, ...], tls: ssl.SSLContext | None = None) -> None:
+        """Start to listen on a free port."""
+        super().__init__(daemon=True)
+        self.answers, self.tls, self.received = answers, tls, b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.start()
+
+    def run(self) -> None:
+        """Serve one connection."""
+        connection, _ = self.listener.accept()
+        with self.listener, connection:
+            for number, answer in enumerate(self.answers):
+                if number:
+                    self.received += connection.recv(1000)
+                connection.sendall(answer)
+            if not self.tls:
+                self.received += connection.recv(1000)
+                return
+            with contextlib.suppress(OSError), self.tls.wrap_socket(connection, server_side=True) as secure:
+                self.received += secure.recv(1000)
+
+
+@pytest.fixture
+def server_tls(fake: FakeMailtrap) -> Iterator[ssl.SSLContext]:
+    """The TLS settings of both servers, to be spoiled by a test."""
+    yield fake.tls
+    fake.authority.issue_cert(*HOSTS).configure_cert(fake.tls)
+
+
+def spoil(how: str, tls: ssl.SSLContext, authority: trustme.CA) -> None:
+    """Give the servers a certificate that is "untrusted", for the "wrong name", or "expired"."""
+    if how == "untrusted":
+        trustme.CA().issue_cert(*HOSTS).configure_cert(tls)
+    elif how == "wrong name":
+        authority.issue_cert("other.example").configure_cert(tls)
+    else:
+        authority.issue_cert(*HOSTS, not_after=datetime.datetime(2020, 1, 1)).configure_cert(tls)
+
+
+def old_tls(fake: FakeMailtrap) -> ssl.SSLContext:
+    """Return the settings of a server that speaks TLS 1.1 at most."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    fake.authority.issue_cert(*HOSTS).configure_cert(tls)
+    tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
+    tls.set_ciphers("ALL:@SECLEVEL=0")
+    return tls

@@ -1,12 +1,17 @@
 """Every failure that is documented, from the server's answer to what a person reads and the exit status."""
 
 import re
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import requests
 
-from conftest import REPOSITORY, Run
+import api_client
+import smtp_client
+from conftest import REPOSITORY, SMTP_GREETING, PlainServer, Run, old_tls, spoil
 from fake_mailtrap import QUOTA, FakeMailtrap
 
 SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io", "MAILTRAP_SMTP_PORT": "2525"}
@@ -187,3 +192,97 @@ def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run) -> 
 def test_a_ca_bundle_that_is_not_there_is_a_setting_that_is_wrong(call: Run, tmp_path: Path) -> None:
     result = call("api_client", REQUESTS_CA_BUNDLE=str(tmp_path / "missing.pem"))
     assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr) == (78, True)
+
+
+def rows_of_the_readme() -> list[tuple[str, str]]:
+    section = README.split("## Troubleshooting\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*`) \| ([\w ]+) \| ", section, re.MULTILINE)
+    return [(words, statuses) for cell, statuses in rows for words in re.findall("`([^`]+)`", cell)]
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
+@pytest.mark.parametrize(("words", "statuses"), rows_of_the_readme())
+def test_every_row_of_the_troubleshooting_is_true(
+    words: str,
+    statuses: str,
+    call: Run,
+    fake: FakeMailtrap,
+    smtp_names: None,
+    server_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def to_server(*answers: bytes, tls: ssl.SSLContext | None = None) -> subprocess.CompletedProcess[str]:
+        return call("smtp_client", MAILTRAP_SMTP_PORT=str(PlainServer(answers, tls).port))
+
+    def through_proxy(proxy: str) -> subprocess.CompletedProcess[str]:
+        return call("api_client", HTTPS_PROXY=proxy, https_proxy=proxy)
+
+    match words:
+        case "request or answer not understood":
+            fake.api_replies = [(200, "<html>")]
+            result = call("api_client")
+        case "Connection refused":
+            result = through_proxy("http://127.0.0.1:1")
+        case "timed out":
+            monkeypatch.setattr(smtp_client.connect, "__kwdefaults__", {"timeout": 0.1, "debug": 0})
+            result = to_server(b"")
+        case "unable to get local issuer certificate":
+            spoil("untrusted", server_tls, fake.authority)
+            result = call("api_client")
+        case "Missing Authority Key Identifier":  # which Python 3.13 and later alone complain of
+            text = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {words} (_ssl.c:1032)"
+            happened, advice, status, _ = api_client.explain(unconnected(ssl.SSLCertVerificationError(1, text)))
+            result = subprocess.CompletedProcess([], status, "", f"{happened}\n{advice}")
+        case "certificate has expired":
+            spoil("expired", server_tls, fake.authority)
+            result = call("smtp_client")
+        case "Hostname mismatch":
+            result = call("smtp_client", MAILTRAP_SMTP_HOST="other.smtp.mailtrap.io")
+        case "wrong version number":
+            result = through_proxy(f"https://127.0.0.1:{fake.smtp_port}")
+        case "alert protocol version":
+            result = to_server(*SMTP_GREETING, tls=old_tls(fake))
+        case "STARTTLS extension not supported by server":
+            fake.starttls = False
+            result = call("smtp_client", **SANDBOX)
+        case "SMTP AUTH extension not supported by server":
+            fake.mechanisms = ""
+            result = call("smtp_client", **SANDBOX)
+        case "unencrypted data after STARTTLS":
+            result = to_server(*SMTP_GREETING[:2], SMTP_GREETING[2] + b"250 injected\r\n", tls=fake.tls)
+        case "Connection unexpectedly closed":
+            result = to_server(SMTP_GREETING[0])
+        case "Remote end closed connection without response":
+            monkeypatch.setattr(fake, "api_port", PlainServer((), fake.tls).port)
+            result = call("api_client")
+        case "Tunnel connection failed: 403 Forbidden":
+            proxy = PlainServer((b"", b"HTTP/1.1 403 Forbidden\r\n\r\n"))
+            result = through_proxy(f"http://127.0.0.1:{proxy.port}")
+        case "invalid path":
+            result = call("api_client", REQUESTS_CA_BUNDLE="/no/such/file.pem")
+        case "settings are missing or invalid":
+            result = call("smtp_client", MAILTRAP_TO_EMAIL="")
+        case _ if re.match(r"5\d\d (\d\.|Demo)", words):
+            command = "AUTH" if words.startswith("535") else "DATA" if "per second" in words else "MAIL"
+            fake.smtp_replies[command] = [words] * 4
+            result = call("smtp_client", **SANDBOX)
+        case _:
+            body = "<html>" if "JSON" in words else {"success": False, "errors": [words[4:]]}
+            fake.api_replies = [(int(words[:3]), body)] * 4
+            result = call("api_client")
+    assert words in result.stderr
+    assert str(result.returncode) in statuses.split(" or ")
+
+
+def unconnected(cause: OSError) -> OSError:
+    """Return the error that requests makes of this one, when it fails to connect."""
+
+    def connect() -> None:
+        try:
+            raise cause
+        except OSError as error:
+            raise requests.ConnectionError from error
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        connect()
+    return caught.value

@@ -1,59 +1,11 @@
 """Connections that are not safe are refused before any credential leaves, each with its own explanation."""
 
-import contextlib
-import datetime
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
 
 import pytest
-import trustme
 
-from conftest import SCRIPTS, Run
-from fake_mailtrap import HOSTS, FakeMailtrap
-
-SMTP_GREETING = (b"220 ready\r\n", b"250-hello\r\n250 STARTTLS\r\n", b"220 go ahead\r\n")
-
-
-class PlainServer(threading.Thread):
-    """Sends its first answer, the next after each command, then starts TLS; keeps what it received before."""
-
-    def __init__(self, answers: tuple[bytes, ...], tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(daemon=True)
-        self.answers, self.tls, self.received = answers, tls, b""
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        self.start()
-
-    def run(self) -> None:
-        connection, _ = self.listener.accept()
-        with self.listener, connection:
-            for number, answer in enumerate(self.answers):
-                if number:
-                    self.received += connection.recv(1000)
-                connection.sendall(answer)
-            if not self.tls:
-                self.received += connection.recv(1000)
-                return
-            with contextlib.suppress(OSError), self.tls.wrap_socket(connection, server_side=True) as secure:
-                self.received += secure.recv(1000)
-
-
-@pytest.fixture
-def server_tls(fake: FakeMailtrap) -> Iterator[ssl.SSLContext]:
-    """The TLS settings of both servers, to be spoiled by a test."""
-    yield fake.tls
-    fake.authority.issue_cert(*HOSTS).configure_cert(fake.tls)
-
-
-def spoil(how: str, tls: ssl.SSLContext, authority: trustme.CA) -> None:
-    if how == "untrusted":
-        trustme.CA().issue_cert(*HOSTS).configure_cert(tls)
-    elif how == "wrong name":
-        authority.issue_cert("other.example").configure_cert(tls)
-    else:
-        authority.issue_cert(*HOSTS, not_after=datetime.datetime(2020, 1, 1)).configure_cert(tls)
+from conftest import SCRIPTS, SMTP_GREETING, PlainServer, Run, old_tls, spoil
+from fake_mailtrap import FakeMailtrap
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -80,11 +32,7 @@ def test_a_bad_certificate_is_refused(
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_tls_before_1_2_is_refused(script: str, call: Run, fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    fake.authority.issue_cert(*HOSTS).configure_cert(old)
-    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    old.set_ciphers("ALL:@SECLEVEL=0")
-    server = PlainServer(SMTP_GREETING if script == "smtp_client" else (), old)
+    server = PlainServer(SMTP_GREETING if script == "smtp_client" else (), old_tls(fake))
     monkeypatch.setattr(fake, "api_port", server.port)
     result = call(script, MAILTRAP_SMTP_PORT=str(server.port))
     server.join(10)
