@@ -368,7 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("urllib3").setLevel(logging.DEBUG)
         return 0 if args.dry_run else deliver(settings, mail)
     except KeyboardInterrupt:
-        return report_failure("interrupted", "It may have been taken: look in Mailtrap before you send it again.", 130)
+        show("api_client: interrupted; look in Mailtrap before you send it again", sys.stderr)
+        return 130
     except OSError as error:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)

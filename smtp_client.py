@@ -394,7 +394,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return deliver(settings, message, verbose=args.verbose)
     except KeyboardInterrupt:
-        return report_failure("interrupted", "It may have been taken: look in Mailtrap before you send it again.", 130)
+        show("smtp_client: interrupted; look in Mailtrap before you send it again", sys.stderr)
+        return 130
     except OSError as error:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)

@@ -1,0 +1,102 @@
+"""The scripts as programs: interrupted, with output that goes nowhere, and under other encodings."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY, SCRIPTS, Run
+from fake_mailtrap import FakeMailtrap
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell and signals")
+
+
+@posix
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_sending_is_one_line_and_status_130(script: str, fake: FakeMailtrap) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        proxy = f"http://127.0.0.1:{port}"
+        environ = {**os.environ, **fake.settings, "MAILTRAP_SMTP_PORT": str(port)}
+        process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / f"{script}.py")],
+            env={**environ, "HTTPS_PROXY": proxy, "https_proxy": proxy},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+        connection.close()
+    assert process.returncode == 130
+    assert (output, errors) == ("", f"{script}: interrupted; look in Mailtrap before you send it again\n")
+
+
+def shell(command: str, fake: FakeMailtrap, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env={**os.environ, **fake.settings, **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@posix
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("sink", ["| head -c 0", "| true", ">&-", "> /dev/full"])
+@pytest.mark.parametrize("flag", ["", "--dry-run"])
+def test_output_that_nobody_reads_is_no_failure(script: str, sink: str, flag: str, fake: FakeMailtrap) -> None:
+    if "full" in sink and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    result = shell(f"{sys.executable} {REPOSITORY / script}.py {flag} {sink}", fake)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(fake.messages) == (0 if flag else 1)
+
+
+@posix
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_errors_that_nobody_reads_do_not_change_the_status(script: str, fake: FakeMailtrap) -> None:
+    result = shell(f"{sys.executable} {REPOSITORY / script}.py 2>&1 >/dev/null | true", fake, MAILTRAP_TO_EMAIL="")
+    assert (result.returncode, result.stderr) == (78, "")
+    assert shell(f"{sys.executable} {REPOSITORY / script}.py 2>&-", fake, MAILTRAP_TO_EMAIL="").returncode == 78
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_cannot_show_a_character_shows_its_number(
+    script: str, encoding: str, run: Run, fake: FakeMailtrap
+) -> None:
+    result = run(script, "--subject", "Hello 你", PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert result.returncode == 0
+    assert "  Subject     Hello \\u4f60\n" in result.stdout
+    assert fake.messages[0].message["Subject"] == "Hello 你"
+
+
+@posix
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_flag_that_is_not_utf_8_is_refused(script: str, run: Run, fake: FakeMailtrap) -> None:
+    for flag in (b"--subject", b"--text", b"--attach"):
+        result = run(script, flag, b"caf\xe9")
+        assert (result.returncode, fake.messages) == (2, [])
+    assert run(script, b"--to", b"caf\xe9 <a@example.com>").returncode == 78
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_copy_of_the_script_elsewhere_needs_nothing_of_the_repository(
+    script: str, fake: FakeMailtrap, tmp_path: Path
+) -> None:
+    copy = tmp_path / "mail.py"
+    copy.write_bytes((REPOSITORY / f"{script}.py").read_bytes())
+    result = subprocess.run(
+        [sys.executable, str(copy)], env={**os.environ, **fake.settings}, capture_output=True, check=False, cwd=tmp_path
+    )
+    assert (result.returncode, len(fake.messages)) == (0, 1)
