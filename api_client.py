@@ -72,10 +72,11 @@ def build_mail(
             raise ValueError(f"not an email address: {value[:80]!r}")
         return mt.Address(email, " ".join(name.split()).strip('"') or None)
 
+    to = list(to)
     if template_uuid and (subject or text or html):
         raise ValueError("a template brings its own subject, text and HTML")
-    if not template_uuid and not (subject and (text or html)):
-        raise ValueError("a message needs a subject, and a text or HTML")
+    if not (to and (template_uuid or (subject and (text or html)))):
+        raise ValueError("a message needs a recipient, a subject, and text or HTML")
     # The SDK would send, and garble, what UTF-8 cannot express.
     json.dumps([text, html, template_variables], ensure_ascii=False).encode()
     mail: mt.Mail | mt.MailFromTemplate

@@ -30,10 +30,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from email import message_from_string
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import getaddresses, make_msgid
+from email.utils import make_msgid
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -72,20 +73,20 @@ def build_message(
             raise ValueError(f"not an email address: {value[:80]!r}")
         return Address(" ".join(name.split()).strip('"'), *email.split("@"))
 
-    if not (subject and (text or html)):
-        raise ValueError("a message needs a subject, and a text or HTML")
+    to = list(to)
+    if not (to and subject and (text or html)):
+        raise ValueError("a message needs a recipient, a subject, and text or HTML")
     # 7bit, as send_message() does not ask the server for 8BITMIME.
-    message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))
-    message["From"] = address(sender)
+    policy = SMTP.clone(cte_type="7bit", refold_source="none")
+    head = ""
     replies = [reply_to] if reply_to else []
-    for field, values in (("To", to), ("Cc", cc), ("Bcc", bcc), ("Reply-To", replies)):
-        addresses = [address(value) for value in values]
-        if addresses:
-            message[field] = addresses
-            folded = message[field].fold(policy=message.policy).partition(":")[2]
-            # Some Pythons before 3.12.3 garble a long list of names (gh-100884).
-            if [email for _, email in getaddresses([folded])] != [a.addr_spec for a in addresses]:
-                raise ValueError(f"this Python would garble {field}: leave out the display names")
+    for field, values in (("From", [sender]), ("To", to), ("Cc", cc), ("Bcc", bcc), ("Reply-To", replies)):
+        # One address at a time, as Python before 3.12.3 garbles long lists with names (gh-100884).
+        headers = [policy.header_factory(field, [address(value)]) for value in values]
+        folded = [header.fold(policy=policy).partition(":")[2].strip() for header in headers]
+        if folded:
+            head += f"{field}: " + ",\r\n ".join(folded) + "\r\n"
+    message = message_from_string(head, EmailMessage, policy=policy)
     message["Subject"] = one_line(subject)
     message["Date"] = datetime.now(timezone.utc)
     message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
@@ -217,7 +218,8 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
         (r"SMTP(Connect|Helo)Error ", 69, False, "It serves nobody from here: check MAILTRAP_SMTP_HOST."),
         (r"\w+ 5\d\d .*(not allowed|sender's domain)", 65, False,
          "Verify the domain of MAILTRAP_FROM_EMAIL under Sending Domains; a subdomain counts as another."),
-        (r"\w+ 5\d\d .*demo domain", 65, False, "The demo domain writes to the account's owner only: set MAILTRAP_TO_EMAIL."),
+        (r"\w+ 5\d\d .*demo domain", 65, False,
+         "The demo domain writes to the account's owner only: see MAILTRAP_TO_EMAIL."),
         (r"\w+ 552 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),
         (r"\w+ 5\d\d .*no sandbox", 65, False, "No sandbox has that address: check MAILTRAP_TO_EMAIL."),
         (r"\w+ 5\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),

@@ -1,0 +1,158 @@
+"""Whatever text goes in: the same text comes out of the message, or a ValueError says why not."""
+
+import base64
+import email.header
+import email.policy
+import email.utils
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+import api_client
+import smtp_client
+
+UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?")
+TRICKY = st.sampled_from(list("\r\n\0\t\x0b\x0c\x1c\x85\u2028\u2029\ud800\udcff\"'\\,;:<>()[]@=? .äß漢😀\u200d\u202e"))
+TEXT = st.text(st.one_of(st.characters(codec="utf-8"), TRICKY, st.sampled_from("abc  ")), max_size=200)
+LINE = TEXT.filter(lambda text: not UNSAFE.search(text)).map(lambda text: " ".join(text.split()))
+LONG = st.builds(lambda text, times: text * times, LINE.filter(bool), st.integers(1, 60)).map(str.strip)
+BASIC = {"to": ["you@example.com"], "subject": "Test", "text": "Test"}
+
+
+def parsed(raw: bytes) -> email.message.EmailMessage:
+    """Parse what goes over the wire, after the checks that hold for every message."""
+    assert raw.isascii()
+    assert b"\n" not in raw.replace(b"\r\n", b"")
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    assert not message.defects
+    return message
+
+
+def names(header: str) -> list[tuple[str, str]]:
+    """Return the names and addresses in a raw header, as the older of Python's two parsers reads them."""
+    unfolded = re.sub(r"\r?\n(?=[ \t])", "", header)
+    pairs = email.utils.getaddresses([unfolded])
+    return [(str(email.header.make_header(email.header.decode_header(name))), address) for name, address in pairs]
+
+
+@given(LONG | LINE)
+@example("x" * 10_000)
+@example("ä" * 10_000)
+@example("What is this =? It is not encoded ?=")
+def test_a_subject_arrives_as_it_is(subject: str) -> None:
+    assume(subject)
+    message = smtp_client.build_message("me@example.com", **{**BASIC, "subject": subject})
+    assert parsed(message.as_bytes())["Subject"] == subject
+    assert api_client.build_mail("me@example.com", **{**BASIC, "subject": subject}).api_data["subject"] == subject
+
+
+@given(st.lists(LINE.map(lambda name: name.strip('"').strip()), min_size=1, max_size=8))
+@example(["Müller, Jörg", 'Bob "B" X', "a\\b", "O'Neil (Sales)", "x@y", "=?utf-8?", "J. Doe", ""])
+@example(["漢" * 300])
+def test_names_arrive_as_they_are(people: list[str]) -> None:
+    assume(not any(UNSAFE.search(name) for name in people))
+    to = [f"{name} <user{number}@example.com>" for number, name in enumerate(people)]
+    expected = [(name, f"user{number}@example.com") for number, name in enumerate(people)]
+    sent = api_client.build_mail("me@example.com", **{**BASIC, "to": to}).api_data["to"]
+    assert [(one.get("name", ""), one["email"]) for one in sent] == expected
+    raw = smtp_client.build_message("me@example.com", **{**BASIC, "to": to}).as_bytes()
+    assert len(parsed(raw)["To"].addresses) == len(expected)
+    assert names(email.message_from_bytes(raw, policy=email.policy.compat32)["To"]) == expected
+
+
+@given(TEXT, TEXT)
+@example(".\n..\nFrom me\n", "<p>" + "x" * 10_000)
+@example("a\rb\r\nc\nd  ", "\x85\u2028")
+@example("x" * 10_000 + "\n", " ")
+def test_bodies_arrive_as_they_are(text: str, html: str) -> None:
+    asked = {**BASIC, "text": text, "html": html}
+    try:
+        (text + html).encode()
+    except UnicodeEncodeError:
+        for build in (smtp_client.build_message, api_client.build_mail):
+            with pytest.raises(ValueError, match="surrogates"):
+                build("me@example.com", **asked)
+        return
+    assume(text or html)
+    message = parsed(smtp_client.build_message("me@example.com", **asked).as_bytes())
+    mail = api_client.build_mail("me@example.com", **asked).api_data
+    for kind, body in (("plain", text), ("html", html)):
+        part = message.get_body((kind,))
+        assert mail.get("text" if kind == "plain" else kind, "") == body
+        if body:
+            received = part.get_payload(decode=True).decode().replace("\r\n", "\n")
+            assert received.rstrip("\n") == re.sub("\r\n?", "\n", body).rstrip("\n")
+        else:
+            assert part is None
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters='/\\\0:*?"<>|') | st.sampled_from("äß漢😀 .'"), max_size=50)
+)
+@example("a" * 200)
+@example("naïve café — 报告.pdf")
+@example("tab\there")
+@example("line\nbreak")
+def test_file_names_arrive_as_they_are(name: str) -> None:
+    assume(name.strip(" .") and len(name.encode()) < 250)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        try:
+            path.write_bytes(b"content")
+        except OSError:
+            assume(False)
+        asked = {**BASIC, "attachments": [path]}
+        if UNSAFE.search(path.name):
+            for build in (smtp_client.build_message, api_client.build_mail):
+                with pytest.raises(ValueError, match="control character or encoded word"):
+                    build("me@example.com", **asked)
+            return
+        message = parsed(smtp_client.build_message("me@example.com", **asked).as_bytes())
+        [file] = api_client.build_mail("me@example.com", **asked).api_data["attachments"]
+    [part] = message.iter_attachments()
+    assert part.get_filename() == file["filename"] == path.name
+    assert part.get_payload(decode=True) == base64.b64decode(file["content"]) == b"content"
+    assert part.get_content_type() == file["type"]
+
+
+@given(TEXT, st.sampled_from(["sender", "to", "cc", "bcc", "reply_to", "subject"]))
+@example("x\r\nBcc: evil@example.com", "subject")
+@example("x <a@example.com>\r\nBcc: evil@example.com", "reply_to")
+def test_nothing_unsafe_gets_into_a_header(text: str, field: str) -> None:
+    assume(UNSAFE.search(text))
+    value = text if field == "subject" else f"{text} <a@example.com>"
+    asked = {"sender": "me@example.com", **BASIC, field: [value] if field in ("to", "cc", "bcc") else value}
+    for build in (smtp_client.build_message, api_client.build_mail):
+        with pytest.raises(ValueError, match="control character or encoded word"):
+            build(**asked)
+
+
+@given(TEXT)
+def test_both_scripts_take_and_refuse_the_same_addresses(text: str) -> None:
+    verdicts = []
+    for build in (smtp_client.build_message, api_client.build_mail):
+        try:
+            build(text, **BASIC)
+        except ValueError as error:
+            verdicts.append(str(error))
+        else:
+            verdicts.append("")
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.parametrize("missing", [{"to": []}, {"subject": ""}, {"text": ""}])
+def test_a_message_without_recipient_subject_or_body_is_refused(missing: dict[str, object]) -> None:
+    for build in (smtp_client.build_message, api_client.build_mail):
+        with pytest.raises(ValueError, match="a message needs"):
+            build("me@example.com", **{**BASIC, **missing})
+
+
+def test_a_template_is_not_mixed_with_subject_or_body() -> None:
+    for field in ("subject", "text", "html"):
+        with pytest.raises(ValueError, match="a template brings its own"):
+            api_client.build_mail("me@example.com", to=["you@example.com"], template_uuid="x", **{field: "x"})
