@@ -68,7 +68,8 @@ def build_mail(
     def address(value: str) -> mt.Address:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
         # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
-        if not re.fullmatch(r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}", email, re.ASCII):
+        atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
+        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII):
             raise ValueError(f"not an email address: {value[:80]!r}")
         return mt.Address(email, " ".join(name.split()).strip('"') or None)
 
@@ -217,7 +218,8 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
 
     Raises ValueError with a line for each setting that is missing or invalid.
     """
-    email = r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}"
+    atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
+    email = rf"{atom}(?:\.{atom})*@[\w-]+(?:\.[\w-]+)*"
     address = rf'\s*(?:{email}|(?:"[^"]*"\s*|[^",<>]*)<{email}>)\s*'
     known = {
         "MAILTRAP_API_TOKEN": ("", "[!-~]+", "Settings > API Tokens, in Mailtrap"),

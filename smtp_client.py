@@ -69,7 +69,8 @@ def build_message(
     def address(value: str) -> Address:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
         # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
-        if not re.fullmatch(r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}", email, re.ASCII):
+        atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
+        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII):
             raise ValueError(f"not an email address: {value[:80]!r}")
         return Address(" ".join(name.split()).strip('"'), *email.split("@"))
 
@@ -247,7 +248,8 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
 
     Raises ValueError with a line for each setting that is missing or invalid.
     """
-    email = r"[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[\w.-]{1,189}"
+    atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
+    email = rf"{atom}(?:\.{atom})*@[\w-]+(?:\.[\w-]+)*"
     address = rf'\s*(?:{email}|(?:"[^"]*"\s*|[^",<>]*)<{email}>)\s*'
     port = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
     login = "Sandboxes > your sandbox > Integration > SMTP, in Mailtrap"

@@ -142,7 +142,8 @@ NOT_ADDRESSES = [
     "a@b@c.de",
 ]
 NOT_ADDRESSES += ["Jane Doe, Esq <j@example.com>", "A <a@example.com", "a@example.com\nBcc: b@example.com"]
-NOT_ADDRESSES += ["=?utf-8?q?J=C3=B6rg?= <j@example.com>", "A\u2028B <a@example.com>", "x" * 65 + "@example.com"]
+NOT_ADDRESSES += ["=?utf-8?q?J=C3=B6rg?= <j@example.com>", "A\u2028B <a@example.com>", ".a@example.com"]
+NOT_ADDRESSES += ["a..b@example.com", "a@example..com"]
 INVALID = [
     ("smtp_client", "MAILTRAP_SMTP_HOST", ["http://example.com", "a b", "a/b", "x" * 254, "bücher.example"]),
     ("smtp_client", "MAILTRAP_SMTP_PORT", ["x", "0", "65536", "99999", "-1", "25.0", "+25", "9" * 10000]),
