@@ -73,7 +73,7 @@ def build_mail(
             raise ValueError(f"not an email address: {value[:80]!r}")
         return mt.Address(email, " ".join(name.split()).strip('"') or None)
 
-    to = list(to)
+    to, subject = list(to), one_line(subject).strip()
     if template_uuid and (subject or text or html):
         raise ValueError("a template brings its own subject, text and HTML")
     if not (to and (template_uuid or (subject and (text or html)))):
@@ -89,7 +89,11 @@ def build_mail(
         )
     else:
         mail = mt.Mail(
-            sender=address(sender), to=recipients, subject=one_line(subject), text=text or None, html=html or None
+            sender=address(sender),
+            to=recipients,
+            subject=subject,
+            text=text or None,
+            html=html or None,
         )
     mail.cc = [address(value) for value in cc] or None
     mail.bcc = [address(value) for value in bcc] or None

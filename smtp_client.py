@@ -31,10 +31,10 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from email import message_from_string
-from email.headerregistry import Address
+from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import make_msgid
+from email.utils import formataddr, make_msgid
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -66,29 +66,35 @@ def build_message(
             raise ValueError(f"control character or encoded word in {value[:80]!r}")
         return value
 
-    def address(value: str) -> Address:
+    def folded(value: str, field: str) -> str:
+        if value.isascii() and len(value) < 60:
+            return value
+        return Header(value, "utf-8", header_name=field).encode(linesep="\r\n")
+
+    def address(value: str, field: str) -> str:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
+        name = " ".join(name.split()).strip('"')
         # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
         atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
         if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII):
             raise ValueError(f"not an email address: {value[:80]!r}")
-        return Address(" ".join(name.split()).strip('"'), *email.split("@"))
+        if folded(name, field) == name:
+            return formataddr((name, email))
+        return f"{folded(name, field)}\r\n <{email}>"
 
-    to = list(to)
+    to, subject = list(to), one_line(subject).strip()
     if not (to and subject and (text or html)):
         raise ValueError("a message needs a recipient, a subject, and text or HTML")
-    # 7bit, as send_message() does not ask the server for 8BITMIME.
-    policy = SMTP.clone(cte_type="7bit", refold_source="none")
-    head = ""
+    # Folded here, because EmailMessage garbles lists of names on Python before 3.12.4 (gh-100884).
+    head = f"Subject: {folded(subject, 'Subject')}\r\n"
     replies = [reply_to] if reply_to else []
     for field, values in (("From", [sender]), ("To", to), ("Cc", cc), ("Bcc", bcc), ("Reply-To", replies)):
-        # One address at a time, as Python before 3.12.3 garbles long lists with names (gh-100884).
-        headers = [policy.header_factory(field, [address(value)]) for value in values]
-        folded = [header.fold(policy=policy).partition(":")[2].strip() for header in headers]
-        if folded:
-            head += f"{field}: " + ",\r\n ".join(folded) + "\r\n"
+        addresses = [address(value, field) for value in values]
+        if addresses:
+            head += f"{field}: " + ",\r\n ".join(addresses) + "\r\n"
+    # 7bit, as send_message() does not ask the server for 8BITMIME.
+    policy = SMTP.clone(cte_type="7bit", refold_source="none")
     message = message_from_string(head, EmailMessage, policy=policy)
-    message["Subject"] = one_line(subject)
     message["Date"] = datetime.now(timezone.utc)
     message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
     message.set_content(text or html, subtype="plain" if text else "html")

@@ -53,7 +53,8 @@ def test_a_subject_arrives_as_it_is(subject: str) -> None:
 
 @given(st.lists(LINE.map(lambda name: name.strip('"').strip()), min_size=1, max_size=8))
 @example(["Müller, Jörg", 'Bob "B" X', "a\\b", "O'Neil (Sales)", "x@y", "=?utf-8?", "J. Doe", ""])
-@example(["漢" * 300])
+@example(["漢" * 300, "x" * 500, "word " * 100 + "end"])
+@example(["0 000¡¡ࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀ ¡"])
 def test_names_arrive_as_they_are(people: list[str]) -> None:
     assume(not any(UNSAFE.search(name) for name in people))
     to = [f"{name} <user{number}@example.com>" for number, name in enumerate(people)]
@@ -115,7 +116,8 @@ def test_file_names_arrive_as_they_are(name: str) -> None:
         message = parsed(smtp_client.build_message("me@example.com", **asked).as_bytes())
         [file] = api_client.build_mail("me@example.com", **asked).api_data["attachments"]
     [part] = message.iter_attachments()
-    assert part.get_filename() == file["filename"] == path.name
+    assert file["filename"] == path.name
+    assert part.get_filename() == path.name.strip()  # the parser strips it
     assert part.get_payload(decode=True) == base64.b64decode(file["content"]) == b"content"
     assert part.get_content_type() == file["type"]
 

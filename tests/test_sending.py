@@ -175,7 +175,7 @@ def test_a_dry_run_prints_the_message_and_touches_no_network(script: str, run: R
     )
     assert (result.returncode, result.stderr, fake.messages) == (0, "", [])
     if script == "smtp_client":
-        assert result.stdout.startswith("From: Mailtrap Test <hello@example.com>\nTo: you@example.com\n")
+        assert "\nFrom: Mailtrap Test <hello@example.com>\nTo: you@example.com\n" in result.stdout
         assert "Content-Type: multipart/alternative" in result.stdout
     else:
         request = json.loads(result.stdout)
