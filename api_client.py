@@ -67,17 +67,20 @@ def build_mail(
 
     def address(value: str) -> mt.Address:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
+        name = " ".join(re.sub('^"([^"]*)"$', r"\1", name.strip()).split())
         # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
         atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
-        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII):
+        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII) or '"' in name:
             raise ValueError(f"not an email address: {value[:80]!r}")
-        return mt.Address(email, " ".join(name.split()).strip('"') or None)
+        return mt.Address(email, name or None)
 
     to, subject = list(to), one_line(subject).strip()
     if template_uuid and (subject or text or html):
         raise ValueError("a template brings its own subject, text and HTML")
     if not (to and (template_uuid or (subject and (text or html)))):
         raise ValueError("a message needs a recipient, a subject, and text or HTML")
+    if "\0" in text + html:
+        raise ValueError("NUL character in text or HTML")
     # The SDK would send, and garble, what UTF-8 cannot express.
     json.dumps([text, html, template_variables], ensure_ascii=False).encode()
     mail: mt.Mail | mt.MailFromTemplate
@@ -175,7 +178,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         cause, happened = error, f"{code} {error}"
     elif isinstance(error, TypeError | ValueError):  # their text may quote the token or the whole answer
         cause, happened = error, f"request or answer not understood ({type(error).__name__})"
-    for secret in secrets:
+    for secret in filter(None, secrets):
         happened = happened.replace(secret, "***")
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
@@ -184,7 +187,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     from_the_api = not re.search("Invalid JSON|Empty response body|Unknown error", happened)
     refused = 400 <= code <= 499 or (code in (500, 503) and from_the_api)
     invalid = isinstance(error, OSError) and isinstance(error, ValueError)  # a URL or header, to requests
-    unsent = invalid or not {"connect", "cert_verify"}.isdisjoint(steps)
+    unsent = invalid or "connect" in steps or "cert_verify" in steps
     if not (refused or unsent):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     ca_file = "name your company's CA file in REQUESTS_CA_BUNDLE"
@@ -208,7 +211,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
         (r"SSL.* version", 69, False, "No TLS 1.2 or newer: check HTTPS_PROXY and the network."),
         (r"gaierror ", 69, False, "The name was not found: check HTTPS_PROXY and the network."),
-        (r".*CA certificate bundle", 78, False, "Correct the path in REQUESTS_CA_BUNDLE."),
+        (r".*(CA certificate bundle|certificate or crl)", 78, False, "Correct REQUESTS_CA_BUNDLE: it is no CA file."),
         (r"Invalid", 78, False, "Check HTTPS_PROXY and MAILTRAP_API_TOKEN."),
     ):
         # fmt: on
@@ -298,6 +301,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def show(text: str, stream: TextIO | None) -> None:
     """Print in what encoding the stream has; that its reader has gone away is no failure."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -17,6 +17,7 @@ MAILTRAP_SMTP_USERNAME, MAILTRAP_SMTP_PASSWORD, MAILTRAP_FROM_EMAIL, MAILTRAP_TO
 import argparse
 import base64
 import contextlib
+import copy
 import functools
 import mimetypes
 import os
@@ -73,10 +74,10 @@ def build_message(
 
     def address(value: str, field: str) -> str:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")
-        name = " ".join(name.split()).strip('"')
+        name = " ".join(re.sub('^"([^"]*)"$', r"\1", name.strip()).split())
         # ASCII only: anything else needs SMTPUTF8, which Mailtrap does not offer.
         atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
-        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII):
+        if not re.fullmatch(rf"{atom}(\.{atom})*@[\w-]+(\.[\w-]+)*", email, re.ASCII) or '"' in name:
             raise ValueError(f"not an email address: {value[:80]!r}")
         if folded(name, field) == name:
             return formataddr((name, email))
@@ -85,6 +86,8 @@ def build_message(
     to, subject = list(to), one_line(subject).strip()
     if not (to and subject and (text or html)):
         raise ValueError("a message needs a recipient, a subject, and text or HTML")
+    if "\0" in text + html:
+        raise ValueError("NUL character in text or HTML")
     # Folded here, because EmailMessage garbles lists of names on Python before 3.12.4 (gh-100884).
     head = f"Subject: {folded(subject, 'Subject')}\r\n"
     replies = [reply_to] if reply_to else []
@@ -92,7 +95,7 @@ def build_message(
         addresses = [address(value, field) for value in values]
         if addresses:
             head += f"{field}: " + ",\r\n ".join(addresses) + "\r\n"
-    # 7bit, as send_message() does not ask the server for 8BITMIME.
+    # 7bit, as sendmail() does not ask the server for 8BITMIME.
     policy = SMTP.clone(cte_type="7bit", refold_source="none")
     message = message_from_string(head, EmailMessage, policy=policy)
     message["Date"] = datetime.now(timezone.utc)
@@ -158,9 +161,13 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
     Raises smtplib.SMTPException; explain() says whether the message may have been taken.
     """
     fields = [message[name] for name in ("To", "Cc", "Bcc") if name in message]
-    recipients = [address.addr_spec for field in fields for address in field.addresses]
-    # Each recipient once, or smtplib miscounts refusals. It leaves Bcc out of what it transmits.
-    return smtp.send_message(message, to_addrs=list(dict.fromkeys(recipients)))
+    # Each recipient once, or smtplib miscounts refusals.
+    recipients = list(dict.fromkeys(address.addr_spec for field in fields for address in field.addresses))
+    # Not send_message(), which writes ">From" where a line begins with "From".
+    without_bcc = copy.copy(message)
+    del without_bcc["Bcc"]
+    content = without_bcc.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+    return smtp.sendmail(message["From"].addresses[0].addr_spec, recipients, content)
 
 
 def send_with_retries(
@@ -202,21 +209,26 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
     code = replies[0][0] if replies else 0
     words = [f"{c} {w.decode(errors='replace') if isinstance(w, bytes) else w}" for c, w in replies]
     happened = "; ".join(words) or str(error) or type(error).__name__
-    for secret in secrets:
+    for secret in filter(None, secrets):
         happened = happened.replace(secret, "***")
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
-    # smtplib raises the same errors at every step; only while it awaits the answer to the content
-    # is the outcome unknown.
+    # smtplib raises the same errors at every step. The outcome is unknown where it waited for the
+    # answer to the content in vain, got one that is neither yes nor no, or may have: later trouble
+    # with RSET or the debug output hides it.
     steps = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     no_verdict = isinstance(error, smtplib.SMTPDataError) and not 400 <= code <= 599
-    if steps[-2:] == ["data", "getreply"] or (no_verdict and steps[-1:] == ["sendmail"]):
-        return happened, "It may have been taken: look in Mailtrap before you resend.", 74, False
+    if (
+        steps[-2:] == ["data", "getreply"]
+        or {"rset", "_print_debug"} & {*steps}
+        or (no_verdict and steps[-1:] == ["sendmail"])
+    ):
+        return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     login = "MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD"
     ca_file = "name your company's CA file in SSL_CERT_FILE, or run Install Certificates.command on macOS"
     # fmt: off
     for pattern, status, safe, advice in (
-        (r"\w+ \d+ .*emails per second", 75, True, "A sandbox takes few messages per 10 seconds: send more slowly."),
+        (r"\w+ [45]\d\d .*emails per second", 75, True, "A sandbox takes few messages in 10 seconds: send slower."),
         (r"\w+ 535 .*connections", 75, True, "An account may hold 10 connections at once: close some."),
         (r"\w+ 535 .*limit", 75, False, "The password is right, but the quota is used up: see Billing in Mailtrap."),
         (r"\w+ 53[0458] ", 77, False, f"Copy {login} again, from where .env.example says."),
@@ -239,7 +251,7 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
         (r"SSL.* version", 69, False, "No TLS 1.2 or newer after STARTTLS: try MAILTRAP_SMTP_PORT=2525."),
         (r"gaierror ", 69, False, "The name was not found: check MAILTRAP_SMTP_HOST and the network."),
         (r"Unicode\w*Error ", 78, False, f"Check MAILTRAP_SMTP_HOST, {login}."),
-        (r".*timed out|.*refused", 69, False, "Networks block ports 25, 465 and 587: try MAILTRAP_SMTP_PORT=2525."),
+        (r"\w+ .*(timed out|refused)", 69, False, "Networks block ports 25, 465 and 587: try MAILTRAP_SMTP_PORT=2525."),
     ):
         # fmt: on
         if re.match(pattern, f"{type(error).__name__} {happened}", re.IGNORECASE):
@@ -275,7 +287,7 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
         value = settings[name]
         unsafe = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?", value)
         optional = hint == login and not credentials
-        if not (optional and not value) and (unsafe or not re.fullmatch(pattern, value, re.ASCII)):
+        if not optional and (unsafe or not re.fullmatch(pattern, value, re.ASCII)):
             problems.append(f"{name} is {'invalid' if value else 'missing'}: {hint}")
     if problems:
         raise ValueError("\n".join(["settings are missing or invalid", *problems]))
@@ -321,6 +333,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def show(text: str, stream: TextIO | None) -> None:
     """Print in what encoding the stream has; that its reader has gone away is no failure."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -400,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             attachments=args.attach,
         )
         if args.dry_run:
-            show(message.as_string(), sys.stdout)
+            show(message.as_string(policy=message.policy.clone(linesep="\n")), sys.stdout)
             return 0
         return deliver(settings, message, verbose=args.verbose)
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ class Fault:
     """At the step that hands the message over: whether the server keeps it."""
 
 
-class Cut(OSError):
+class CutError(OSError):
     """The server ends the connection."""
 
 
@@ -53,7 +53,7 @@ class Peer:
         while end not in self._buffer or len(self._buffer) < size:
             chunk = self.sock.recv(1 << 18)
             if not chunk:
-                raise Cut
+                raise CutError
             self._buffer += chunk
         length = self._buffer.index(end) + len(end) if end else size
         found, self._buffer = self._buffer[:length], self._buffer[length:]
@@ -111,7 +111,7 @@ class Server:
         reset = False
         try:
             self.serve(peer)
-        except Cut as cut:
+        except CutError as cut:
             reset = cut.args == ("reset",)
         except OSError:
             pass
@@ -130,7 +130,7 @@ class Server:
         if fault.then == "stall":
             self._client_is_done.wait(4)
         if fault.then != "go on":
-            raise Cut(fault.then)
+            raise CutError(fault.then)
         return reply
 
     def start_tls(self, peer: Peer) -> None:
@@ -143,7 +143,8 @@ class Server:
 
     def take(self, step: str) -> None:
         """Keep the message, unless a fault planned for the step says otherwise."""
-        self.taken += self._faults.get(step, Fault(step, takes=True)).takes
+        fault = self._faults.get(step)
+        self.taken += fault is None or fault.takes or fault.reply is None
 
 
 class FaultySmtp(Server):

@@ -189,9 +189,23 @@ def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run) -> 
     assert (result.returncode, "HTTPS_PROXY" in result.stderr) == (78, True)
 
 
-def test_a_ca_bundle_that_is_not_there_is_a_setting_that_is_wrong(call: Run, tmp_path: Path) -> None:
-    result = call("api_client", REQUESTS_CA_BUNDLE=str(tmp_path / "missing.pem"))
-    assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr) == (78, True)
+def test_a_ca_bundle_that_is_none_is_a_setting_that_is_wrong(call: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for name in ("missing.pem", "empty.pem"):
+        result = call("api_client", REQUESTS_CA_BUNDLE=str(tmp_path / name))
+        assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr) == (78, True)
+
+
+def test_ids_are_shown_without_control_characters(call: Run, fake: FakeMailtrap) -> None:
+    fake.api_replies = [(200, {"success": True, "message_ids": ["a\x1b[31mb"]})]
+    assert "  Message id  a [31mb\n" in call("api_client").stdout
+
+
+def test_an_answer_that_makes_no_sense_is_no_matter_of_ports(call: Run, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["MAIL"] = ["what?"]
+    result = call("smtp_client")
+    assert result.returncode == 69
+    assert "2525" not in result.stderr
 
 
 def rows_of_the_readme() -> list[tuple[str, str]]:

@@ -51,8 +51,8 @@ def test_a_subject_arrives_as_it_is(subject: str) -> None:
     assert api_client.build_mail("me@example.com", **{**BASIC, "subject": subject}).api_data["subject"] == subject
 
 
-@given(st.lists(LINE.map(lambda name: name.strip('"').strip()), min_size=1, max_size=8))
-@example(["Müller, Jörg", 'Bob "B" X', "a\\b", "O'Neil (Sales)", "x@y", "=?utf-8?", "J. Doe", ""])
+@given(st.lists(LINE.map(lambda name: name.replace('"', "")), min_size=1, max_size=8))
+@example(["Müller, Jörg", "a\\b", "O'Neil (Sales)", "x@y", "=?utf-8?", "J. Doe", ""])
 @example(["漢" * 300, "x" * 500, "word " * 100 + "end"])
 @example(["0 000¡¡ࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀࠀ ¡"])
 def test_names_arrive_as_they_are(people: list[str]) -> None:
@@ -72,6 +72,11 @@ def test_names_arrive_as_they_are(people: list[str]) -> None:
 @example("x" * 10_000 + "\n", " ")
 def test_bodies_arrive_as_they_are(text: str, html: str) -> None:
     asked = {**BASIC, "text": text, "html": html}
+    if "\0" in text + html:
+        for build in (smtp_client.build_message, api_client.build_mail):
+            with pytest.raises(ValueError, match="NUL"):
+                build("me@example.com", **asked)
+        return
     try:
         (text + html).encode()
     except UnicodeEncodeError:
@@ -158,3 +163,18 @@ def test_a_template_is_not_mixed_with_subject_or_body() -> None:
     for field in ("subject", "text", "html"):
         with pytest.raises(ValueError, match="a template brings its own"):
             api_client.build_mail("me@example.com", to=["you@example.com"], template_uuid="x", **{field: "x"})
+
+
+@pytest.mark.parametrize("name", ['Jo "X"', '"Jo', '"Jo \\"X\\" Doe"', 'a"b'])
+def test_a_name_with_quotes_inside_is_refused(name: str) -> None:
+    for build in (smtp_client.build_message, api_client.build_mail):
+        with pytest.raises(ValueError, match="not an email address"):
+            build(f"{name} <a@example.com>", **BASIC)
+
+
+def test_many_recipients_with_names_all_arrive() -> None:
+    people = [("Jörg Müller", "firstname.lastname@example-company.com"), ("O'Brien", "info@example.com")] * 100
+    people += [("Ana María López (Ventas)", "ana@example.com"), ("", "x" * 64 + "@" + "y" * 60 + ".example")] * 50
+    raw = smtp_client.build_message("me@example.com", **{**BASIC, "to": [f"{n} <{a}>" for n, a in people]}).as_bytes()
+    parsed(raw)
+    assert names(email.message_from_bytes(raw, policy=email.policy.compat32)["To"]) == people

@@ -70,6 +70,14 @@ def test_errors_that_nobody_reads_do_not_change_the_status(script: str, fake: Fa
     assert shell(f"{sys.executable} {REPOSITORY / script}.py 2>&-", fake, MAILTRAP_TO_EMAIL="").returncode == 78
 
 
+@posix
+def test_a_conversation_that_nobody_reads_is_no_reason_to_send_again(fake: FakeMailtrap) -> None:
+    result = shell(
+        f"{sys.executable} {REPOSITORY}/smtp_client.py --verbose 2>&1 >&- | grep -m1 -q 'retcode (354'", fake
+    )
+    assert result.returncode in (0, 74)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_that_cannot_show_a_character_shows_its_number(

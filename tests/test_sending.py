@@ -153,6 +153,13 @@ def test_a_message_of_text_or_html_alone_has_no_other_body(kind: str, call: Run,
         assert parts(captured.message) == {"plain" if kind == "text" else "html": "Only this"}
 
 
+def test_lines_arrive_as_they_are_whatever_they_begin_with(call: Run, fake: FakeMailtrap) -> None:
+    text = "a\nFrom next\n.\n..dots\n>From\n  \nend"
+    for script in SCRIPTS:
+        assert call(script, "--text", text).returncode == 0
+    assert [parts(captured.message)["plain"] for captured in fake.messages] == [text, text]
+
+
 def test_over_smtp_all_is_seven_bit_and_short_lined(call: Run, fake: FakeMailtrap) -> None:
     call("smtp_client", "--text", "ü" * 5000, "--subject", "Sehr läng " * 100)
     source = only(fake).source
