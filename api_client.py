@@ -282,7 +282,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--stream", help="instead of MAILTRAP_STREAM: sandbox, transactional or bulk")
     add("--template", type=UUID, metavar="UUID", help="a template, instead of subject, text and HTML")
     add("--var", action="append", default=[], metavar="NAME=VALUE", help="for the template; repeatable")
-    add("--dry-run", action="store_true", help="print the request, send nothing")
+    add("--dry-run", action="store_true", help="print what would be sent; needs neither credentials nor network")
     add("--verbose", action="store_true", help="show the conversation, without secrets")
     args = parser.parse_args(argv)
     if args.var and not args.template:

@@ -319,13 +319,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="sender", metavar="ADDRESS", help="instead of MAILTRAP_FROM_EMAIL")
     add("--to", action="append", metavar="ADDRESS", help="instead of MAILTRAP_TO_EMAIL; repeatable")
-    add("--subject", default=f"Mailtrap SMTP test, {datetime.now():%Y-%m-%d %H:%M:%S}")
+    add("--subject", help="instead of the built-in subject")
     add("--text", help="the text; without --html the only body")
     add("--html", help="the HTML; without --text the only body")
     add("--attach", action="append", default=[], metavar="PATH", help="a file; repeatable")
-    add("--dry-run", action="store_true", help="print the message, send nothing")
+    add("--dry-run", action="store_true", help="print what would be sent; needs neither credentials nor network")
     add("--verbose", action="store_true", help="show the conversation, without secrets")
     args = parser.parse_args(argv)
+    if args.subject is None:
+        args.subject = f"Mailtrap SMTP test, {datetime.now():%Y-%m-%d %H:%M:%S}"
     if args.text is None and args.html is None:
         args.text, args.html = TEXT, HTML
     return args
