@@ -56,7 +56,8 @@ def build_mail(
 ) -> mt.Mail | mt.MailFromTemplate:
     """Return the mail; an address is "you@example.com" or "Your Name <you@example.com>".
 
-    Raises ValueError for what no message can carry, OSError for an unreadable attachment.
+    Raises ValueError for what no message can carry, TypeError for template variables that are no
+    JSON, OSError for an unreadable attachment.
     """
 
     def one_line(value: str) -> str:
@@ -104,11 +105,12 @@ def build_mail(
     files = []
     for path in map(Path, attachments):
         mimetype, encoding = mimetypes.guess_type(path.name)
+        # As over SMTP, where message/rfc822 and its like must not be base64 (RFC 2046).
         if not mimetype or encoding or mimetype.startswith(("message/", "multipart/")):
             mimetype = "application/octet-stream"
         content = base64.b64encode(path.read_bytes())  # the SDK does not do it
         if not content:
-            raise ValueError(f"empty attachment: {path.name!r}")
+            raise ValueError(f"empty attachment: {path.name!r}")  # the API would refuse it
         files.append(mt.Attachment(content=content, filename=one_line(path.name), mimetype=mimetype))
     mail.attachments = files or None
     return mail
@@ -144,7 +146,7 @@ def send_with_retries(
     notify: Callable[[str], object] = lambda _: None,
     waits: Iterable[float] = (2.0, 4.0, 8.0),
 ) -> T:
-    """Call attempt, and again after each of waits (seconds, plus jitter) if explain finds it safe.
+    """Call attempt, and again after each of waits (seconds, plus jitter) where explain says so.
 
     Returns what attempt returns and raises what it raises. Together the waits outlast the
     10 seconds over which the sandbox counts messages.
@@ -153,8 +155,8 @@ def send_with_retries(
         try:
             return attempt()
         except Exception as error:
-            happened, _, _, safe_to_repeat = explain(error)
-            if not safe_to_repeat:
+            happened, _, _, again = explain(error)
+            if not again:
                 raise
             pause = wait * random.uniform(1.0, 1.5)
             notify(f"{happened}; trying again in {pause:.1f} s")
@@ -163,16 +165,20 @@ def send_with_retries(
 
 
 def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str] = ()) -> tuple[str, str, int, bool]:
-    """Return what happened, what to do, the exit status, and whether it is safe to send again.
+    """Return what happened, what to do, the exit status, and whether to try again at once.
 
-    What happened is told in the server's words, without control characters and secrets. It is
-    safe to send again only what the server said it did not take, and might take later.
+    What happened is told in the server's words, without control characters and secrets. Only what
+    the server itself said it did not take, and might take later, is to be tried again at once.
     """
-    chain: list[BaseException] = [error]
-    while chain[-1].__context__:  # requests keeps the cause of what it raises further down
-        chain.append(chain[-1].__context__)
+    # requests keeps the cause of what it raises further down; what lies beyond is the caller's.
+    cause: BaseException = error
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while cause.__context__:
+        inner = [frame for frame, _ in traceback.walk_tb(cause.__context__.__traceback__)]
+        if not inner or not re.match(r"(requests|urllib3)\.", inner[0].f_globals["__name__"]):
+            break
+        cause, frames = cause.__context__, frames + inner
     code = error.status if isinstance(error, mt.APIError) else 0
-    cause = chain[-1]
     happened = str(cause) or type(cause).__name__
     if isinstance(error, mt.APIError):
         cause, happened = error, f"{code} {error}"
@@ -183,7 +189,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
     # requests raises the same errors at every step; only what fails to connect has sent nothing.
-    steps = [frame.f_code.co_name for link in chain for frame, _ in traceback.walk_tb(link.__traceback__)]
+    steps = {f.f_code.co_name for f in frames if re.match(r"(requests|urllib3)\.", f.f_globals["__name__"])}
     from_the_api = not re.search("Invalid JSON|Empty response body|Unknown error", happened)
     refused = 400 <= code <= 499 or (code in (500, 503) and from_the_api)
     invalid = isinstance(error, OSError) and isinstance(error, ValueError)  # a URL or header, to requests
@@ -191,11 +197,11 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     if not (refused or unsent):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     ca_file = "name your company's CA file in REQUESTS_CA_BUNDLE"
-    token = "Is MAILTRAP_API_TOKEN whole, unexpired, for live sending, the domain of MAILTRAP_FROM_EMAIL verified?"
+    token = "Is MAILTRAP_API_TOKEN whole, unexpired and for live sending, the domain of MAILTRAP_FROM_EMAIL verified?"
     if stream == "sandbox":
-        token = "Is MAILTRAP_API_TOKEN whole, unexpired, for sandboxes, and allowed into MAILTRAP_SANDBOX_ID?"
+        token = "Is MAILTRAP_API_TOKEN whole, unexpired and allowed into the sandbox MAILTRAP_SANDBOX_ID?"
     # fmt: off
-    for pattern, status, safe, advice in (
+    for pattern, status, again, advice in (
         (r"\w+ 429 .*(limit is reached|plan|quota)", 75, False, "The quota is used up: see Billing in Mailtrap."),
         (r"\w+ 429 ", 75, True, "A token may call 150 times per 10 seconds, a sandbox takes fewer: send more slowly."),
         (r"\w+ 50[03] ", 75, True, "Mailtrap cannot take it just now: send it again later."),
@@ -204,10 +210,14 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"\w+ 404 ", 78, False, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
         (r"\w+ 413 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),
         (r"\w+ 4\d\d (Invalid JSON|Empty|Unknown)", 69, False, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
-        (r"\w+ 403 ", 77, False, "The token may not send here, or the From domain is not verified: see API Tokens."),
+        (r"\w+ 403 ", 77, False,
+         "The token may not send, or the From domain is not verified: see API Tokens and Sending Domains."),
         (r"\w+ 4\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),
         (r"SSLCert.* mismatch", 69, False, "The server goes by another name: check HTTPS_PROXY and the network."),
-        (r"SSLCert.* expired", 69, False, "Check this machine's date; if it is right, the server is at fault."),
+        (r"SSLCert.* (expired|not yet valid)", 69, False,
+         "Check this machine's date; if it is right, the server is at fault."),
+        (r"SSLCert.* key identifier", 69, False,
+         "Your company's CA is too old for Python 3.13 and later: ask for a renewed one."),
         (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
         (r"SSL.* version", 69, False, "No TLS 1.2 or newer: check HTTPS_PROXY and the network."),
         (r"gaierror ", 69, False, "The name was not found: check HTTPS_PROXY and the network."),
@@ -216,7 +226,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     ):
         # fmt: on
         if re.match(pattern, f"{type(cause).__name__} {happened}", re.IGNORECASE):
-            return happened, advice, status, safe
+            return happened, advice, status, again
     return happened, "Nothing was sent: check the network and HTTPS_PROXY.", 69, False
 
 
@@ -228,12 +238,13 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
     atom = r"[\w!#$%&'*+/=?^`{|}~-]+"
     email = rf"{atom}(?:\.{atom})*@[\w-]+(?:\.[\w-]+)*"
     address = rf'\s*(?:{email}|(?:"[^"]*"\s*|[^",<>]*)<{email}>)\s*'
+    one = 'like you@example.com or "Name, if you like" <you@example.com>'
     known = {
         "MAILTRAP_API_TOKEN": ("", "[!-~]+", "Settings > API Tokens, in Mailtrap"),
         "MAILTRAP_STREAM": ("sandbox", "sandbox|transactional|bulk", "sandbox, transactional or bulk"),
         "MAILTRAP_SANDBOX_ID": ("", "[0-9]{1,18}", "the number in the address of your sandbox's page"),
-        "MAILTRAP_FROM_EMAIL": ("", address, "you@example.com or Your Name <you@example.com>"),
-        "MAILTRAP_TO_EMAIL": ("", rf"{address}(?:,{address})*", "addresses, with commas between"),
+        "MAILTRAP_FROM_EMAIL": ("", address, one),
+        "MAILTRAP_TO_EMAIL": ("", rf"{address}(?:,{address})*", f"{one}, or several with commas between"),
     }
     settings = {name: environ.get(name, "").strip() or known[name][0] for name in known}
     optional = [] if credentials else ["MAILTRAP_API_TOKEN", "MAILTRAP_SANDBOX_ID"]
@@ -244,7 +255,8 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
         value = settings[name]
         unsafe = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?", value)
         if name not in optional and (unsafe or not re.fullmatch(pattern, value, re.ASCII)):
-            problems.append(f"{name} is {'invalid' if value else 'missing'}: {hint}")
+            found = f"invalid ({value[:80]!r})" if name.endswith("_EMAIL") else "invalid"
+            problems.append(f"{name} is {found if value else 'missing'}: {hint}")
     if problems:
         raise ValueError("\n".join(["settings are missing or invalid", *problems]))
     return settings
@@ -331,14 +343,14 @@ def deliver(settings: Mapping[str, str], mail: mt.Mail | mt.MailFromTemplate) ->
     except Exception as error:
         happened, advice, status, _ = explain_safely(error)
         return report_failure(f"{happened} ({host})", advice, status)
-    recipients = [f"{to.name} <{to.email}>" if to.name else to.email for to in [mail.sender, *mail.to]]
+    sender, *recipients = [f"{one.name} <{one.email}>" if one.name else one.email for one in [mail.sender, *mail.to]]
     fate = "It is on its way to real people: accepted is not yet delivered, so see Email Logs in Mailtrap."
     if stream == "sandbox":
         fate = "The sandbox captured it; nobody received it. See it at https://mailtrap.io/sandboxes"
     show(
         f"Accepted by {host} ({stream} stream) in {time.monotonic() - started:.1f} s\n"
-        f"  From        {recipients[0]}\n"
-        f"  To          {', '.join(recipients[1:])}\n"
+        f"  From        {sender}\n"
+        f"  To          {', '.join(recipients)}\n"
         f"  Subject     {mail.subject if isinstance(mail, mt.Mail) else 'as in the template'}\n"
         f"  Message id  {', '.join(message_ids)}\n"
         f"{fate}",
@@ -385,7 +397,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)
     except ValueError as error:
-        return report_failure(str(error), "Correct it in .env, in the environment or among the flags.", status)
+        happened = f".env is not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
+        advice = "Set them in .env, a copy of .env.example, or by flags; without an account, see README.md."
+        return report_failure(happened, advice if status == 78 else "Correct that flag.", status)
 
 
 if __name__ == "__main__":

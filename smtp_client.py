@@ -110,7 +110,7 @@ def build_message(
             mimetype = "application/octet-stream"
         content = path.read_bytes()
         if not content:
-            raise ValueError(f"empty attachment: {path.name!r}")  # the API refuses it too
+            raise ValueError(f"empty attachment: {path.name!r}")  # the API would refuse it
         message.add_attachment(content, *mimetype.split("/"), filename=one_line(path.name))
     return message
 
@@ -121,7 +121,8 @@ def connect(
     """Return a connection over verified TLS, logged in; timeout is in seconds, for each step.
 
     A loopback host may do without TLS and login, as local mail catchers do. debug is smtplib's
-    debuglevel. Raises smtplib.SMTPException, ssl.SSLError or another OSError.
+    debuglevel. Raises smtplib.SMTPException, ssl.SSLError or another OSError, and UnicodeError for
+    a host or login that cannot be encoded.
     """
     loopback = re.fullmatch(r"localhost|127(\.\d+){3}|::1", host, re.IGNORECASE)
     # The EHLO name is given, because looking up this machine's own can take seconds.
@@ -177,7 +178,7 @@ def send_with_retries(
     notify: Callable[[str], object] = lambda _: None,
     waits: Iterable[float] = (2.0, 4.0, 8.0),
 ) -> T:
-    """Call attempt, and again after each of waits (seconds, plus jitter) if explain finds it safe.
+    """Call attempt, and again after each of waits (seconds, plus jitter) where explain says so.
 
     Returns what attempt returns and raises what it raises. Together the waits outlast the
     10 seconds over which the sandbox counts messages.
@@ -186,8 +187,8 @@ def send_with_retries(
         try:
             return attempt()
         except Exception as error:
-            happened, _, _, safe_to_repeat = explain(error)
-            if not safe_to_repeat:
+            happened, _, _, again = explain(error)
+            if not again:
                 raise
             pause = wait * random.uniform(1.0, 1.5)
             notify(f"{happened}; trying again in {pause:.1f} s")
@@ -196,10 +197,10 @@ def send_with_retries(
 
 
 def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str, int, bool]:
-    """Return what happened, what to do, the exit status, and whether it is safe to send again.
+    """Return what happened, what to do, the exit status, and whether to try again at once.
 
-    What happened is told in the server's words, without control characters and secrets. It is
-    safe to send again only what the server said it did not take, and might take later.
+    What happened is told in the server's words, without control characters and secrets. Only what
+    the server itself said it did not take, and might take later, is to be tried again at once.
     """
     replies: list[tuple[int, bytes | str]] = []
     if isinstance(error, smtplib.SMTPRecipientsRefused):
@@ -227,14 +228,16 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
     login = "MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD"
     ca_file = "name your company's CA file in SSL_CERT_FILE, or run Install Certificates.command on macOS"
     # fmt: off
-    for pattern, status, safe, advice in (
-        (r"\w+ [45]\d\d .*emails per second", 75, True, "A sandbox takes few messages in 10 seconds: send slower."),
+    for pattern, status, again, advice in (
+        (r"\w+ [45]\d\d .*emails per second", 75, True, "A sandbox takes few messages in 10 seconds: slow down."),
         (r"\w+ 535 .*connections", 75, True, "An account may hold 10 connections at once: close some."),
         (r"\w+ 535 .*limit", 75, False, "The password is right, but the quota is used up: see Billing in Mailtrap."),
-        (r"\w+ 53[0458] ", 77, False, f"Copy {login} again, from where .env.example says."),
+        (r"\w+ 53[0458] ", 77, False,
+         f"Copy {login} again: a sandbox has its own pair, live and bulk take api and an API token."),
         (r"SMTPResponseException ", 69, False, "TLS did not start, so nothing was sent: try again later."),
         (r"\w+ 4\d\d ", 75, True, "The server cannot take it just now: send it again later."),
-        (r"SMTP(Connect|Helo)Error ", 69, False, "It serves nobody from here: check MAILTRAP_SMTP_HOST."),
+        (r"SMTP(Connect|Helo)Error ", 69, False,
+         "It turns this machine away: check MAILTRAP_SMTP_HOST, or use another network."),
         (r"\w+ 5\d\d .*(not allowed|sender's domain)", 65, False,
          "Verify the domain of MAILTRAP_FROM_EMAIL under Sending Domains; a subdomain counts as another."),
         (r"\w+ 5\d\d .*demo domain", 65, False,
@@ -246,16 +249,20 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
         (r"SMTPNotSupportedError ", 69, False, "It has no login, so it is not Mailtrap: check MAILTRAP_SMTP_HOST."),
         (r".*unencrypted data", 69, False, "Somebody may be tampering with the connection: use another network."),
         (r"SSLCert.* mismatch", 69, False, "The server goes by another name: check MAILTRAP_SMTP_HOST."),
-        (r"SSLCert.* expired", 69, False, "Check this machine's date; if it is right, the server is at fault."),
+        (r"SSLCert.* (expired|not yet valid)", 69, False,
+         "Check this machine's date; if it is right, the server is at fault."),
+        (r"SSLCert.* key identifier", 69, False,
+         "Your company's CA is too old for Python 3.13 and later: ask for a renewed one."),
         (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
         (r"SSL.* version", 69, False, "No TLS 1.2 or newer after STARTTLS: try MAILTRAP_SMTP_PORT=2525."),
         (r"gaierror ", 69, False, "The name was not found: check MAILTRAP_SMTP_HOST and the network."),
         (r"Unicode\w*Error ", 78, False, f"Check MAILTRAP_SMTP_HOST, {login}."),
-        (r"\w+ .*(timed out|refused)", 69, False, "Networks block ports 25, 465 and 587: try MAILTRAP_SMTP_PORT=2525."),
+        (r"\w+ .*(timed out|refused)", 69, False,
+         "Is the server up, MAILTRAP_SMTP_PORT right? Networks block 25, 465, 587, seldom 2525: else use the API."),
     ):
         # fmt: on
         if re.match(pattern, f"{type(error).__name__} {happened}", re.IGNORECASE):
-            return happened, advice, status, safe
+            return happened, advice, status, again
     if isinstance(error, OSError | ValueError):
         return happened, "Nothing was sent: check the network and MAILTRAP_SMTP_HOST.", 69, False
     return happened, "This was not foreseen: look in Mailtrap before you send it again.", 74, False
@@ -271,13 +278,14 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
     address = rf'\s*(?:{email}|(?:"[^"]*"\s*|[^",<>]*)<{email}>)\s*'
     port = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
     login = "Sandboxes > your sandbox > Integration > SMTP, in Mailtrap"
+    one = 'like you@example.com or "Name, if you like" <you@example.com>'
     known = {
         "MAILTRAP_SMTP_HOST": ("sandbox.smtp.mailtrap.io", r"[\w.:-]{1,253}", "a host name"),
         "MAILTRAP_SMTP_PORT": ("2525", port, "a number from 1 to 65535"),
         "MAILTRAP_SMTP_USERNAME": ("", "[ -~]+", login),
         "MAILTRAP_SMTP_PASSWORD": ("", "[ -~]+", login),
-        "MAILTRAP_FROM_EMAIL": ("", address, "you@example.com or Your Name <you@example.com>"),
-        "MAILTRAP_TO_EMAIL": ("", rf"{address}(?:,{address})*", "addresses, with commas between"),
+        "MAILTRAP_FROM_EMAIL": ("", address, one),
+        "MAILTRAP_TO_EMAIL": ("", rf"{address}(?:,{address})*", f"{one}, or several with commas between"),
     }
     settings = {name: environ.get(name, "").strip() or known[name][0] for name in known}
     if re.fullmatch(r"localhost|127(\.\d+){3}|::1", settings["MAILTRAP_SMTP_HOST"], re.IGNORECASE):
@@ -288,7 +296,8 @@ def read_settings(environ: Mapping[str, str], *, credentials: bool = True) -> di
         unsafe = re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|=\\?[^ ?]+\\?[BbQq]\\?", value)
         optional = hint == login and not credentials
         if not optional and (unsafe or not re.fullmatch(pattern, value, re.ASCII)):
-            problems.append(f"{name} is {'invalid' if value else 'missing'}: {hint}")
+            found = f"invalid ({value[:80]!r})" if name.endswith("_EMAIL") else "invalid"
+            problems.append(f"{name} is {found if value else 'missing'}: {hint}")
     if problems:
         raise ValueError("\n".join(["settings are missing or invalid", *problems]))
     return settings
@@ -425,7 +434,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)
     except ValueError as error:
-        return report_failure(str(error), "Correct it in .env, in the environment or among the flags.", status)
+        happened = f".env is not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
+        advice = "Set them in .env, a copy of .env.example, or by flags; without an account, see README.md."
+        return report_failure(happened, advice if status == 78 else "Correct that flag.", status)
 
 
 if __name__ == "__main__":

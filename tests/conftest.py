@@ -147,11 +147,13 @@ def server_tls(fake: FakeMailtrap) -> Iterator[ssl.SSLContext]:
 
 
 def spoil(how: str, tls: ssl.SSLContext, authority: trustme.CA) -> None:
-    """Give the servers a certificate that is "untrusted", for the "wrong name", or "expired"."""
+    """Give the servers a certificate that is "untrusted", for the "wrong name", "not yet valid" or "expired"."""
     if how == "untrusted":
         trustme.CA().issue_cert(*HOSTS).configure_cert(tls)
     elif how == "wrong name":
         authority.issue_cert("other.example").configure_cert(tls)
+    elif how == "not yet valid":
+        authority.issue_cert(*HOSTS, not_before=datetime.datetime(2990, 1, 1)).configure_cert(tls)
     else:
         authority.issue_cert(*HOSTS, not_after=datetime.datetime(2020, 1, 1)).configure_cert(tls)
 

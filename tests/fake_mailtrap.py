@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -557,6 +558,12 @@ def run(fake: FakeMailtrap, *command: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the try-out; return the exit status of what ran."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    if arguments and arguments != ["--serve"] and not shutil.which(arguments[0]):
+        print(f"fake_mailtrap: no such command: {arguments[0]}", file=sys.stderr)
+        return 127
     with FakeMailtrap() as fake:
         if arguments == ["--serve"]:
             print("\n".join(f"{name}='{value}'" for name, value in fake.settings.items()), flush=True)

@@ -178,7 +178,7 @@ def test_unreachable_servers_have_status_69(call: Run) -> None:
     refused = call("smtp_client", MAILTRAP_SMTP_PORT="1")
     assert refused.returncode == 69
     assert re.search("(?i)refused", refused.stderr)
-    assert "MAILTRAP_SMTP_PORT=2525" in refused.stderr
+    assert "Is the server up" in refused.stderr
     unknown = call("smtp_client", MAILTRAP_SMTP_HOST="no-such-host.invalid")
     assert (unknown.returncode, "The name was not found" in unknown.stderr) == (69, True)
     malformed = call("smtp_client", MAILTRAP_SMTP_HOST="a..b")
@@ -270,6 +270,9 @@ def test_every_row_of_the_troubleshooting_is_true(
         case "certificate has expired":
             spoil("expired", server_tls, fake.authority)
             result = call("smtp_client")
+        case "certificate is not yet valid":
+            spoil("not yet valid", server_tls, fake.authority)
+            result = call("api_client")
         case "Hostname mismatch":
             result = call("smtp_client", MAILTRAP_SMTP_HOST="other.smtp.mailtrap.io")
         case "wrong version number":
@@ -308,15 +311,42 @@ def test_every_row_of_the_troubleshooting_is_true(
     assert str(result.returncode) in statuses.split(" or ")
 
 
+URLLIB3 = """
+def connect():
+    raise cause
+
+def send():
+    try:
+        connect()
+    except OSError as error:
+        raise requests.ConnectionError from error
+"""
+
+
 def unconnected(cause: OSError) -> OSError:
     """Return the error that requests makes of this one, when it fails to connect."""
+    namespace = {"__name__": "urllib3.connection", "requests": requests, "cause": cause}
+    exec(URLLIB3, namespace)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        namespace["send"]()  # type: ignore[operator]
+    return caught.value
+
+
+@pytest.mark.parametrize("handled", [ZeroDivisionError("division by zero"), requests.ConnectionError("another")])
+def test_what_the_caller_was_handling_does_not_matter(
+    handled: Exception, call: Run, fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("api_client", "--dry-run")  # sets the environment
+    monkeypatch.setattr(fake, "api_port", PlainServer((), fake.tls).port)
+    mail = api_client.build_mail("me@example.com", to=["you@example.com"], subject="Alert", text="Help")
 
     def connect() -> None:
-        try:
-            raise cause
-        except OSError as error:
-            raise requests.ConnectionError from error
+        api_client.send(api_client.open_api(fake.token, "sandbox", fake.sandbox_id), mail)
 
-    with pytest.raises(OSError) as caught:  # noqa: PT011
-        connect()
-    return caught.value
+    try:
+        raise handled
+    except Exception:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            connect()
+    happened, _, status, again = api_client.explain(caught.value)
+    assert (happened, status, again) == ("Remote end closed connection without response", 74, False)

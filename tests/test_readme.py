@@ -63,7 +63,9 @@ def test_the_code_runs_as_printed(
         (tmp_path / f"block{number}.py").write_text(code, "utf-8")
         result = runpy.run_path(str(tmp_path / f"block{number}.py"), dict(given))
         assert not result.get("refused")
-    over_smtp, over_api = fake.messages
+        assert "happened" not in result
+    over_smtp, over_api, with_retries = fake.messages
+    assert with_retries.message["Subject"] == "Your order"
     assert over_smtp.message["X-MT-Category"] == over_api.source["category"] == "orders"
     assert over_smtp.recipients == ["ann@example.com", "bob@example.com", "archive@example.com"]
     assert [part.get_filename() for part in over_api.message.iter_attachments()] == ["invoice.pdf"]
