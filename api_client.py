@@ -202,10 +202,12 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         token = "Is MAILTRAP_API_TOKEN whole, unexpired and allowed into the sandbox MAILTRAP_SANDBOX_ID?"
     # fmt: off
     for pattern, status, again, advice in (
-        (r"\w+ 429 .*(limit is reached|plan|quota)", 75, False, "The quota is used up: see Billing in Mailtrap."),
+        (r"\w+ 429 .*(limit is reached|plan|quota)", 75, False,
+         "The token is right, but the quota is used up: see Billing in Mailtrap."),
         (r"\w+ 429 ", 75, True, "A token may call 150 times per 10 seconds, a sandbox takes fewer: send more slowly."),
-        (r"\w+ 50[03] ", 75, True, "Mailtrap cannot take it just now: send it again later."),
-        (r"\w+ \d+ .*demo domain", 65, False, "It writes to the account's owner only: correct MAILTRAP_TO_EMAIL."),
+        (r"\w+ 50[03] ", 75, True, "The server cannot take it just now: send it again later."),
+        (r"\w+ \d+ .*demo domain", 65, False,
+         "The demo domain writes to the account's owner only: see MAILTRAP_TO_EMAIL."),
         (r"\w+ 401 ", 77, False, f"{token} See Settings > API Tokens."),
         (r"\w+ 404 ", 78, False, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
         (r"\w+ 413 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),

@@ -52,6 +52,18 @@ def assert_no_secret(fake: FakeMailtrap, output: str) -> None:
                 assert base64.b64encode(shape.encode()).decode().rstrip("=") not in output
 
 
+ADVICE = (REPOSITORY / "tests" / "advice.txt").read_text("utf-8").splitlines()
+"""Every line that tells a person what to do after a failure to send."""
+
+
+def assert_well_told(fake: FakeMailtrap, result: subprocess.CompletedProcess[str]) -> None:
+    """Fail if the output holds a secret, a traceback, or a last line that is no known advice."""
+    assert_no_secret(fake, result.stdout + result.stderr)
+    assert "Traceback" not in result.stderr
+    if result.returncode in (69, 74, 75, 77, 78) or (result.returncode == 65 and "refused for" not in result.stderr):
+        assert result.stderr.splitlines()[-1] in ADVICE
+
+
 @pytest.fixture
 def smtp_names(fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Mailtrap's SMTP host names lead to the stand-in, in this process; certificates must still be right."""
@@ -80,8 +92,7 @@ def run(fake: FakeMailtrap) -> Run:
             check=False,
             timeout=60,
         )
-        assert_no_secret(fake, result.stdout + result.stderr)
-        assert "Traceback" not in result.stderr
+        assert_well_told(fake, result)
         return result
 
     return run
@@ -104,8 +115,9 @@ def call(fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         except SystemExit as stop:  # argparse
             status = stop.code
         output, errors = capsys.readouterr()
-        assert_no_secret(fake, output + errors)
-        return subprocess.CompletedProcess([script, *flags], status, output, errors)
+        result = subprocess.CompletedProcess([script, *flags], status, output, errors)
+        assert_well_told(fake, result)
+        return result
 
     return call
 
@@ -127,7 +139,7 @@ class PlainServer(threading.Thread):
     def run(self) -> None:
         """Serve one connection."""
         connection, _ = self.listener.accept()
-        with self.listener, connection:
+        with self.listener, connection, contextlib.suppress(OSError):
             for number, answer in enumerate(self.answers):
                 if number:
                     self.received += connection.recv(1000)

@@ -5,13 +5,14 @@ import ssl
 import subprocess
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
 
 import api_client
 import smtp_client
-from conftest import REPOSITORY, SMTP_GREETING, PlainServer, Run, old_tls, spoil
+from conftest import ADVICE, REPOSITORY, SMTP_GREETING, PlainServer, Run, old_tls, spoil
 from fake_mailtrap import QUOTA, FakeMailtrap
 
 SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io", "MAILTRAP_SMTP_PORT": "2525"}
@@ -187,6 +188,27 @@ def test_unreachable_servers_have_status_69(call: Run) -> None:
     assert (proxy.returncode, "HTTPS_PROXY" in proxy.stderr) == (69, True)
 
 
+@pytest.mark.parametrize("greeting", [b"554 5.7.1 Go away\r\n", b"220 ready\r\n"])
+def test_a_server_that_turns_everybody_away_is_not_reached(greeting: bytes, call: Run) -> None:
+    server = PlainServer((greeting, b"550 5.7.1 Go away\r\n", b"550 5.7.1 Go away\r\n"))
+    result = call("smtp_client", MAILTRAP_SMTP_PORT=str(server.port))
+    assert result.returncode == 69
+    assert "5.7.1 Go away (" in result.stderr
+    assert "turns this machine away" in result.stderr
+
+
+def test_an_error_that_nobody_foresaw_may_hide_a_success() -> None:
+    advice = "This was not foreseen: look in Mailtrap before you send it again."
+    assert smtp_client.explain(RuntimeError()) == ("RuntimeError", advice, 74, False)
+    advice = "It may have been taken: look in Mailtrap before you send it again."
+    assert api_client.explain(RuntimeError()) == ("RuntimeError", advice, 74, False)
+
+
+@pytest.mark.parametrize("script", [smtp_client, api_client])
+def test_an_empty_secret_hides_nothing(script: ModuleType) -> None:
+    assert script.explain(RuntimeError("hi"), secrets=["", "x"])[0] == "hi"
+
+
 @pytest.mark.parametrize("proxy", ["foo://x", "http://[", "socks5://127.0.0.1:1"])
 def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run) -> None:
     result = call("api_client", HTTPS_PROXY=proxy, https_proxy=proxy)
@@ -267,6 +289,7 @@ def test_every_row_of_the_troubleshooting_is_true(
             text = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {words} (_ssl.c:1032)"
             happened, advice, status, _ = api_client.explain(unconnected(ssl.SSLCertVerificationError(1, text)))
             result = subprocess.CompletedProcess([], status, "", f"{happened}\n{advice}")
+            assert advice in ADVICE
         case "certificate has expired":
             spoil("expired", server_tls, fake.authority)
             result = call("smtp_client")

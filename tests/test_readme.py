@@ -96,8 +96,10 @@ def test_the_settings_are_those_that_the_scripts_read() -> None:
     assert rows == {name: "" if name in environ else value for name, value in read.items()}
 
 
-def test_the_flags_are_those_that_the_scripts_take(run: Run) -> None:
+def test_the_flags_are_those_that_the_scripts_take(run: Run, call: Run) -> None:
     helps = [run(script, "--help", COLUMNS="110").stdout for script in SCRIPTS]
+    for script, text in zip(SCRIPTS, helps, strict=True):
+        assert call(script, "--help", COLUMNS="110").stdout.partition("\n\n")[2] == text.partition("\n\n")[2]
     assert [f"$ python api_client.py --help\n{helps[1]}".split()] == [
         block.split() for block in blocks("console") if "--help" in block
     ]
