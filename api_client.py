@@ -175,7 +175,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     while cause.__context__:
         inner = [frame for frame, _ in traceback.walk_tb(cause.__context__.__traceback__)]
-        if not inner or not re.match(r"(requests|urllib3)\.", inner[0].f_globals["__name__"]):
+        if not inner or not re.match(r"(requests|urllib3)\.", inner[0].f_globals.get("__name__", "")):
             break
         cause, frames = cause.__context__, frames + inner
     code = error.status if isinstance(error, mt.APIError) else 0
@@ -189,7 +189,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
     # requests raises the same errors at every step; only what fails to connect has sent nothing.
-    steps = {f.f_code.co_name for f in frames if re.match(r"(requests|urllib3)\.", f.f_globals["__name__"])}
+    steps = {f.f_code.co_name for f in frames if re.match(r"(requests|urllib3)\.", f.f_globals.get("__name__", ""))}
     from_the_api = not re.search("Invalid JSON|Empty response body|Unknown error", happened)
     refused = 400 <= code <= 499 or (code in (500, 503) and from_the_api)
     invalid = isinstance(error, OSError) and isinstance(error, ValueError)  # a URL or header, to requests

@@ -154,6 +154,13 @@ def test_the_limits_of_mailtrap_lead_to_the_right_status(
     assert fake.messages == []
 
 
+def test_an_attachment_of_30_mb_is_refused_as_too_big(call: Run, fake: FakeMailtrap, tmp_path: Path) -> None:
+    (tmp_path / "big.bin").write_bytes(bytes(30 * 1024 * 1024))
+    for script in ("smtp_client", "api_client"):
+        result = call(script, "--attach", str(tmp_path / "big.bin"))
+        assert (result.returncode, "Attach less" in result.stderr) == (65, True)
+
+
 def test_what_the_server_says_is_shown_without_control_characters(call: Run, fake: FakeMailtrap) -> None:
     fake.smtp_replies["MAIL"] = ["550 5.7.1 \x1b[31mred\x07 and\tbell"]
     fake.api_replies = [(400, {"errors": ["\x1b[31mred\u202e\nand more"]})]
