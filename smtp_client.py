@@ -435,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_failure(happened, "Check that the file exists and may be read.", status)
     except ValueError as error:
         happened = f".env is not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
-        advice = "Set them in .env, a copy of .env.example, or by flags; without an account, see README.md."
+        advice = "Set them in .env, a copy of .env.example, or in the environment; without an account, see README.md."
         return report_failure(happened, advice if status == 78 else "Correct that flag.", status)
 
 

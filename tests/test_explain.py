@@ -182,7 +182,7 @@ def test_an_endless_answer_is_cut(script: str, call: Run, fake: FakeMailtrap) ->
     assert re.search("x+ ", call(script).stderr)[0] == "x" * 396 + " "
 
 
-def test_unreachable_servers_have_status_69(call: Run) -> None:
+def test_unreachable_servers_have_status_69(call: Run, pauses: list[float]) -> None:
     refused = call("smtp_client", MAILTRAP_SMTP_PORT="1")
     assert refused.returncode == 69
     assert re.search("(?i)refused", refused.stderr)
@@ -193,15 +193,20 @@ def test_unreachable_servers_have_status_69(call: Run) -> None:
     assert malformed.returncode == 78
     proxy = call("api_client", HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1")
     assert (proxy.returncode, "HTTPS_PROXY" in proxy.stderr) == (69, True)
+    nowhere = "http://no-such-host.invalid:3128"
+    unknown = call("api_client", HTTPS_PROXY=nowhere, https_proxy=nowhere)
+    assert (unknown.returncode, "The name was not found" in unknown.stderr) == (69, True)
+    assert pauses == []
 
 
 @pytest.mark.parametrize("greeting", [b"554 5.7.1 Go away\r\n", b"220 ready\r\n"])
-def test_a_server_that_turns_everybody_away_is_not_reached(greeting: bytes, call: Run) -> None:
+def test_a_server_that_turns_everybody_away_is_not_reached(greeting: bytes, call: Run, pauses: list[float]) -> None:
     server = PlainServer((greeting, b"550 5.7.1 Go away\r\n", b"550 5.7.1 Go away\r\n"))
     result = call("smtp_client", MAILTRAP_SMTP_PORT=str(server.port))
     assert result.returncode == 69
     assert "5.7.1 Go away (" in result.stderr
     assert "turns this machine away" in result.stderr
+    assert pauses == []
 
 
 def test_an_error_that_nobody_foresaw_may_hide_a_success() -> None:
@@ -217,16 +222,16 @@ def test_an_empty_secret_hides_nothing(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["foo://x", "http://[", "socks5://127.0.0.1:1"])
-def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run) -> None:
+def test_a_malformed_proxy_is_a_setting_that_is_wrong(proxy: str, call: Run, pauses: list[float]) -> None:
     result = call("api_client", HTTPS_PROXY=proxy, https_proxy=proxy)
-    assert (result.returncode, "HTTPS_PROXY" in result.stderr) == (78, True)
+    assert (result.returncode, "HTTPS_PROXY" in result.stderr, pauses) == (78, True, [])
 
 
-def test_a_ca_bundle_that_is_none_is_a_setting_that_is_wrong(call: Run, tmp_path: Path) -> None:
+def test_a_ca_bundle_that_is_none_is_a_setting_that_is_wrong(call: Run, tmp_path: Path, pauses: list[float]) -> None:
     (tmp_path / "empty.pem").touch()
     for name in ("missing.pem", "empty.pem"):
         result = call("api_client", REQUESTS_CA_BUNDLE=str(tmp_path / name))
-        assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr) == (78, True)
+        assert (result.returncode, "REQUESTS_CA_BUNDLE" in result.stderr, pauses) == (78, True, [])
 
 
 @pytest.mark.parametrize(("code", "status"), [(399, 74), (400, 65), (499, 65), (501, 74), (599, 74)])
@@ -273,6 +278,7 @@ def test_every_row_of_the_troubleshooting_is_true(
     smtp_names: None,
     server_tls: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
 ) -> None:
     def to_server(*answers: bytes, tls: ssl.SSLContext | None = None) -> subprocess.CompletedProcess[str]:
         return call("smtp_client", MAILTRAP_SMTP_PORT=str(PlainServer(answers, tls).port))
@@ -294,7 +300,10 @@ def test_every_row_of_the_troubleshooting_is_true(
             result = call("api_client")
         case "Missing Authority Key Identifier":  # which Python 3.13 and later alone complain of
             text = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {words} (_ssl.c:1032)"
-            happened, advice, status, _ = api_client.explain(unconnected(ssl.SSLCertVerificationError(1, text)))
+            error = unconnected(ssl.SSLCertVerificationError(1, text))
+            happened, advice, status, again = api_client.explain(error)
+            assert not again
+            assert smtp_client.explain(error.__cause__)[1:] == (advice, status, again)
             result = subprocess.CompletedProcess([], status, "", f"{happened}\n{advice}")
             assert advice in ADVICE
         case "certificate has expired":
@@ -339,6 +348,7 @@ def test_every_row_of_the_troubleshooting_is_true(
             result = call("api_client")
     assert words in result.stderr
     assert str(result.returncode) in statuses.split(" or ")
+    assert bool(pauses) == (result.returncode == 75 and "quota" not in result.stderr)
 
 
 URLLIB3 = """

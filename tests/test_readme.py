@@ -17,7 +17,8 @@ README = (REPOSITORY / "README.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def table(heading: str) -> dict[str, list[str]]:
@@ -39,6 +40,7 @@ def timeless(output: str) -> str:
 def test_the_output_of_a_success_is_as_printed(script: str, call: Run, smtp_names: None) -> None:
     result = call(script, MAILTRAP_SMTP_HOST="sandbox.smtp.mailtrap.io", MAILTRAP_SMTP_PORT="2525")
     assert timeless(f"$ python {script}.py\n{result.stdout}") in [timeless(block) for block in blocks("console")]
+    assert float(re.findall(r" in ([\d.]+) s\n", result.stdout)[0]) < 60
 
 
 def test_the_output_of_a_failure_is_as_printed(call: Run, smtp_names: None) -> None:
@@ -50,6 +52,13 @@ def test_the_output_of_a_failure_is_as_printed(call: Run, smtp_names: None) -> N
     )
     assert f"$ python smtp_client.py\n{result.stderr}" in blocks("console")
     assert (result.returncode, result.stdout) == (77, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_missing_is_listed_as_printed(script: str, call: Run, fake: FakeMailtrap) -> None:
+    result = call(script, **dict.fromkeys((name for name in fake.settings if name.startswith("MAILTRAP_")), ""))
+    assert f"$ python {script}.py\n{result.stderr}" in blocks("console")
+    assert (result.returncode, result.stdout) == (78, "")
 
 
 def test_the_code_runs_as_printed(

@@ -97,8 +97,11 @@ def test_both_scripts_send_the_same_message_from_the_same_flags(
     flags += ["--to", "Ann O'Neil <ann@example.com>", "--to", "bob@example.org"]
     flags += ["--text", "Zeile 1\n.\n..\n\nFrom here\n" + "ä" * 2000, "--html", "<p>Zeile 1 &amp; 2</p>"]
     flags += [f"--attach={path}" for path in files]
+    outputs = []
     for script in SCRIPTS:
-        assert call(script, *flags).returncode == 0
+        result = call(script, *flags)
+        assert result.returncode == 0
+        outputs.append(result.stdout)
     over_smtp, over_api = (captured.message for captured in fake.messages)
     assert over_smtp["Subject"] == over_api["Subject"] == "Grüße — 你好 😀"
     assert addresses(over_smtp, "From") == addresses(over_api, "From") == [("Müller, Jörg", "joerg@example.com")]
@@ -109,6 +112,8 @@ def test_both_scripts_send_the_same_message_from_the_same_flags(
     expected_files = [(name, kind, content) for name, (content, kind) in FILES.items()]
     assert attachments(over_smtp) == attachments(over_api) == expected_files
     assert fake.messages[0].recipients == fake.messages[1].recipients
+    for output in outputs:
+        assert "  To          Ann O'Neil <ann@example.com>, bob@example.org\n" in output
 
 
 def test_copies_and_reply_address_are_the_same_over_both_transports(fake: FakeMailtrap, call: Run) -> None:
@@ -169,7 +174,9 @@ def test_over_smtp_all_is_seven_bit_and_short_lined(call: Run, fake: FakeMailtra
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_dry_run_prints_the_message_and_touches_no_network(script: str, run: Run, fake: FakeMailtrap) -> None:
+def test_a_dry_run_prints_the_message_and_touches_no_network(
+    script: str, run: Run, call: Run, fake: FakeMailtrap
+) -> None:
     result = run(
         script,
         "--dry-run",
@@ -181,6 +188,9 @@ def test_a_dry_run_prints_the_message_and_touches_no_network(script: str, run: R
         HTTPS_PROXY="http://127.0.0.1:1",
     )
     assert (result.returncode, result.stderr, fake.messages) == (0, "", [])
+    bare = dict.fromkeys(("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD", "MAILTRAP_API_TOKEN"))
+    bare["MAILTRAP_SANDBOX_ID"] = None
+    assert call(script, "--dry-run", MAILTRAP_SMTP_HOST="live.smtp.mailtrap.io", **bare).returncode == 0
     if script == "smtp_client":
         assert "\nFrom: Mailtrap Test <hello@example.com>\nTo: you@example.com\n" in result.stdout
         assert "Content-Type: multipart/alternative" in result.stdout
@@ -205,6 +215,9 @@ def test_each_stream_has_its_host_and_path(stream: str, host: str, path: str, ca
     assert [request[:3] for request in fake.requests] == [(host, "POST", path)] * 2
     assert only_captured(by_flag.stdout) == (stream == "sandbox")
     assert f"Accepted by {host} ({stream} stream)" in by_flag.stdout
+    several = call("api_client", "--stream", stream, "--to", "a@example.com", "--to", "b@example.com")
+    ids = re.findall("  Message id  (.*)\n", several.stdout)[0].split(", ")
+    assert [re.fullmatch(r"\d+(-\d)?", one) is not None for one in ids] == [True] * (1 if stream == "sandbox" else 2)
 
 
 def only_captured(output: str) -> bool:
