@@ -29,15 +29,13 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO
 from uuid import UUID
 
 import mailtrap as mt
 from dotenv import load_dotenv
 from mailtrap.api.sending import SendingApi
 from mailtrap.http import HttpClient
-
-T = TypeVar("T")
 
 
 def build_mail(
@@ -140,12 +138,12 @@ def send(api: SendingApi, mail: mt.BaseMail) -> list[str]:
 
 
 def send_with_retries(
-    attempt: Callable[[], T],
+    attempt: Callable[[], Any],
     *,
     explain: Callable[[Exception], tuple[str, str, int, bool]],
     notify: Callable[[str], object] = lambda _: None,
     waits: Iterable[float] = (2.0, 4.0, 8.0),
-) -> T:
+) -> Any:
     """Call attempt, and again after each of waits (seconds, plus jitter) where explain says so.
 
     Returns what attempt returns and raises what it raises. Together the waits outlast the

@@ -37,11 +37,9 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formataddr, make_msgid
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO
 
 from dotenv import load_dotenv
-
-T = TypeVar("T")
 
 
 def build_message(
@@ -172,12 +170,12 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
 
 
 def send_with_retries(
-    attempt: Callable[[], T],
+    attempt: Callable[[], Any],
     *,
     explain: Callable[[Exception], tuple[str, str, int, bool]],
     notify: Callable[[str], object] = lambda _: None,
     waits: Iterable[float] = (2.0, 4.0, 8.0),
-) -> T:
+) -> Any:
     """Call attempt, and again after each of waits (seconds, plus jitter) where explain says so.
 
     Returns what attempt returns and raises what it raises. Together the waits outlast the

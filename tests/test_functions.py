@@ -26,8 +26,6 @@ def alone(script: str, name: str) -> Any:
     """Return the function after running nothing but the script's imports and its own definition."""
     tree = tree_of(script)
     kept = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    # T is a line of typing's, as much an import as the others.
-    kept += [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node).startswith("T = ")]
     kept += [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     namespace: dict[str, Any] = {}
     exec(compile(ast.Module(kept, []), f"{name}.py", "exec"), namespace)
@@ -39,7 +37,7 @@ def test_a_function_uses_no_other_name_of_its_script(script: str, name: str) -> 
     tree = tree_of(script)
     [function] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     others = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} - {name}
-    others |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets} - {"T"}
+    others |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
     parameters = {one.arg for node in ast.walk(function) if isinstance(node, ast.arguments) for one in node.kwonlyargs}
     used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     assert not used & others - parameters
