@@ -344,11 +344,8 @@ def show(text: str, stream: TextIO | None) -> None:
     """Print in what encoding the stream has; that its reader has gone away is no failure."""
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
+    with contextlib.suppress(OSError):
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except OSError:
-        if stream:  # or the interpreter would complain about the rest at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def report_failure(happened: str, advice: str, status: int) -> int:
@@ -438,4 +435,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # all is said and closed; taking Python apart would make up a tenth of the whole time
