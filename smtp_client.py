@@ -165,7 +165,8 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
     # Not send_message(), which writes ">From" where a line begins with "From".
     without_bcc = copy.copy(message)
     del without_bcc["Bcc"]
-    content = without_bcc.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+    # Unfolded, as Mailtrap wants X-MT-Custom-Variables.
+    content = without_bcc.as_bytes(policy=message.policy.clone(linesep="\r\n", max_line_length=None))
     return smtp.sendmail(message["From"].addresses[0].addr_spec, recipients, content)
 
 
@@ -214,12 +215,12 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
     happened = " ".join(happened.split())[:400]
     # smtplib raises the same errors at every step. The outcome is unknown where it waited for the
     # answer to the content in vain, got one that is neither yes nor no, or may have: later trouble
-    # with RSET or the debug output hides it.
+    # with RSET, QUIT or the debug output hides it.
     steps = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     no_verdict = isinstance(error, smtplib.SMTPDataError) and not 400 <= code <= 599
     if (
         steps[-2:] == ["data", "getreply"]
-        or {"rset", "_print_debug"} & {*steps}
+        or {"rset", "_print_debug", "__exit__"} & {*steps}
         or (no_verdict and steps[-1:] == ["sendmail"])
     ):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
@@ -419,7 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             attachments=args.attach,
         )
         if args.dry_run:
-            show(message.as_string(policy=message.policy.clone(linesep="\n")), sys.stdout)
+            show(message.as_string(policy=message.policy.clone(linesep="\n", max_line_length=None)), sys.stdout)
             return 0
         return deliver(settings, message, verbose=args.verbose)
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from email import message_from_bytes
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -111,6 +112,7 @@ class Captured:
     message: EmailMessage
     source: Any = field(repr=False)
     """The bytes after DATA, or the JSON of the request."""
+    at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
 
 
 def problems_of(request: Any) -> list[str]:
@@ -329,6 +331,12 @@ class FakeMailtrap:
             application.router.add_post(path, self._send)
         for path in ("/api/batch", "/api/batch/{sandbox_id}"):
             application.router.add_post(path, self._batch)
+        application.router.add_get("/api/accounts", self._accounts)
+        application.router.add_get("/api/accounts/{account_id}/stats", self._stats)
+        messages = "/api/accounts/{account_id}/inboxes/{sandbox_id}/messages"
+        application.router.add_get(messages, self._messages)
+        application.router.add_get(messages + "/{id}", self._message)
+        application.router.add_get(messages + "/{id}/body.{form}", self._body)
         return application
 
     @web.middleware
@@ -351,8 +359,13 @@ class FakeMailtrap:
             return self._refuse(401, "Unauthorized")
         stream = STREAM_OF_HOST.get(request.host)
         sandbox_id = request.match_info.get("sandbox_id")
-        if stream and sandbox_id != (self.sandbox_id if stream == "sandbox" else None):
+        for_an_account = request.path.startswith("/api/accounts")
+        if for_an_account == bool(stream) or request.match_info.get("account_id") not in (None, self.account_id):
+            return web.json_response({"error": "Not Found"}, status=404)
+        if sandbox_id != (self.sandbox_id if stream == "sandbox" or (for_an_account and sandbox_id) else None):
             return self._refuse(404, "Not Found")
+        if for_an_account:
+            return await handler(request)
         if len(body) > self.size * 4 // 3:
             return self._refuse(413, "Request Entity Too Large")
         if self.over_quota():
@@ -396,6 +409,80 @@ class FakeMailtrap:
             else:
                 responses.append({"success": True, "message_ids": self._take(stream, mail)})
         return web.json_response({"success": True, "responses": responses})
+
+    # The account: what was captured, and statistics
+
+    async def _accounts(self, _request: web.Request) -> web.Response:
+        return web.json_response([{"id": int(self.account_id), "name": "Test", "access_levels": [1000]}])
+
+    def _row(self, captured: Captured) -> dict[str, Any]:
+        """Return a captured message as the API lists it."""
+        [sender], [to, *_] = captured.message["From"].addresses, captured.message["To"].addresses
+        path = f"/api/accounts/{self.account_id}/inboxes/{self.sandbox_id}/messages/{captured.id}/"
+        bodies = {kind: self._text(captured, kind) for kind in ("plain", "html")}
+        size = len(captured.message.as_bytes())
+        return {
+            "id": int(captured.id),
+            "inbox_id": int(self.sandbox_id),
+            "sandbox_id": int(self.sandbox_id),
+            "subject": str(captured.message["Subject"]),
+            **dict.fromkeys(("sent_at", "created_at", "updated_at"), captured.at),
+            "from_email": sender.addr_spec,
+            "from_name": sender.display_name,
+            "to_email": to.addr_spec,
+            "to_name": to.display_name,
+            "email_size": size,
+            "human_size": f"{size} Bytes",
+            "is_read": False,
+            "text_body_size": len(bodies["plain"]),
+            "html_body_size": len(bodies["html"]),
+            "html_path": f"{path}body.html",
+            "txt_path": f"{path}body.txt",
+            "raw_path": f"{path}body.raw",
+            "download_path": f"{path}body.eml",
+            "html_source_path": f"{path}body.htmlsource",
+            "blacklists_report_info": False,
+            "smtp_information": {"ok": False},
+        }
+
+    @staticmethod
+    def _text(captured: Captured, kind: str) -> str:
+        part = captured.message.get_body((kind,))
+        return str(part.get_content()) if part else ""
+
+    async def _messages(self, request: web.Request) -> web.Response:
+        """List the sandbox's messages, newest first, 30 at most."""
+        rows = [self._row(captured) for captured in reversed(self.messages) if captured.stream == "sandbox"]
+        search = request.query.get("search", "").lower()
+        found = [row for row in rows if search in f"{row['subject']} {row['to_email']} {row['to_name']}".lower()]
+        return web.json_response(found[:30])
+
+    def _find(self, request: web.Request) -> Captured:
+        for captured in self.messages:
+            if captured.id == request.match_info["id"] and captured.stream == "sandbox":
+                return captured
+        raise web.HTTPNotFound(text='{"error":"Not Found"}', content_type="application/json")
+
+    async def _message(self, request: web.Request) -> web.Response:
+        return web.json_response(self._row(self._find(request)))
+
+    async def _body(self, request: web.Request) -> web.Response:
+        captured, form = self._find(request), request.match_info["form"]
+        if form in ("raw", "eml"):
+            return web.Response(text=captured.message.as_string(), content_type="text/plain")
+        return web.Response(text=self._text(captured, "plain" if form == "txt" else "html"), content_type="text/plain")
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        """Count what was delivered between two days, which must be given."""
+        if not all(
+            re.fullmatch(r"\d{4}-\d\d-\d\d", request.query.get(name, "")) for name in ("start_date", "end_date")
+        ):
+            return web.json_response({"errors": {"start_date": ["is invalid"], "end_date": ["is invalid"]}}, status=422)
+        days = [captured.at[:10] for captured in self.messages if captured.stream != "sandbox"]
+        delivered = sum(request.query["start_date"] <= day <= request.query["end_date"] for day in days)
+        rate = 1.0 if delivered else 0.0
+        others = [f"{name}_{kind}" for name in ("bounce", "open", "click", "spam") for kind in ("count", "rate")]
+        return web.json_response({"delivery_count": delivered, "delivery_rate": rate, **dict.fromkeys(others, 0)})
 
 
 class _Smtp(SMTP):

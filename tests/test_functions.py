@@ -1,7 +1,6 @@
 """Every function that people copy works alone: cut out of its script, with nothing but the imports it needs."""
 
 import ast
-import re
 import smtplib
 import textwrap
 from pathlib import Path
@@ -123,25 +122,3 @@ def test_nothing_happens_at_import(tmp_path: Path) -> None:
             assert isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign | ast.If) or isinstance(
                 getattr(node, "value", None), ast.Constant
             )
-
-
-def modules_used(script: str, name: str) -> set[str]:
-    """Return the modules that a copied function needs, beside typing and collections.abc."""
-    origin = {}
-    for node in tree_of(script).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                origin[alias.asname or alias.name] = getattr(node, "module", None) or alias.name
-    [function] = [node for node in tree_of(script).body if isinstance(node, ast.FunctionDef) and node.name == name]
-    used = {origin[node.id] for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in origin}
-    return {module.split(".")[0] for module in used} - {"collections", "typing"}
-
-
-def test_the_readme_names_the_imports_of_every_function() -> None:
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(\w+)`(?: \((\w+)\))? \| [^|]* \| ([^|]*) \|$", readme, re.MULTILINE)
-    named = {(name, transport): set(re.findall(r"`(\w+)`", imports)) for name, transport, imports in rows}
-    for script, transport in zip(SCRIPTS, ("SMTP", "API"), strict=True):
-        for name in COPIED[script]:
-            expected = named.get((name, transport)) or named[(name, "")]
-            assert modules_used(script, name) == expected

@@ -1,12 +1,8 @@
 """The README is true: its outputs, code, tables and links."""
 
 import re
-import runpy
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 import api_client
 import smtp_client
@@ -21,13 +17,6 @@ def blocks(language: str) -> list[str]:
     return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
-def table(heading: str) -> dict[str, list[str]]:
-    """Return the rows of the table whose first heading is this, by their first cell."""
-    [rows] = re.findall(rf"^ *\| {heading} \|.*\n *\|[-|]+\|\n((?: *\|.*\n)+)", README, re.MULTILINE)
-    cells = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in rows.splitlines()]
-    return {row[0]: row[1:] for row in cells}
-
-
 def timeless(output: str) -> str:
     """Return the output without what differs from run to run."""
     output = re.sub(r"<\d[\d.]+@", "<ID@", output)
@@ -36,48 +25,19 @@ def timeless(output: str) -> str:
     return re.sub(r"(Message id +)\d+", r"\1ID", output)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_output_of_a_success_is_as_printed(script: str, call: Run, smtp_names: None) -> None:
-    result = call(script, MAILTRAP_SMTP_HOST="sandbox.smtp.mailtrap.io", MAILTRAP_SMTP_PORT="2525")
-    assert timeless(f"$ python {script}.py\n{result.stdout}") in [timeless(block) for block in blocks("console")]
-    assert float(re.findall(r" in ([\d.]+) s\n", result.stdout)[0]) < 60
+def test_the_outputs_are_as_printed(call: Run, fake: FakeMailtrap, smtp_names: None) -> None:
+    success = call("smtp_client", MAILTRAP_SMTP_HOST="sandbox.smtp.mailtrap.io", MAILTRAP_SMTP_PORT="2525")
+    assert float(re.findall(r" in ([\d.]+) s\n", success.stdout)[0]) < 60
+    failure = call("api_client", MAILTRAP_API_TOKEN="wrong")
+    assert (success.returncode, success.stderr, failure.returncode, failure.stdout) == (0, "", 77, "")
+    shown = f"$ python smtp_client.py\n{success.stdout}$ python api_client.py\n{failure.stderr}"
+    assert [timeless(block) for block in blocks("console")] == [timeless(shown)]
 
 
-def test_the_output_of_a_failure_is_as_printed(call: Run, smtp_names: None) -> None:
-    result = call(
-        "smtp_client",
-        MAILTRAP_SMTP_HOST="sandbox.smtp.mailtrap.io",
-        MAILTRAP_SMTP_PORT="2525",
-        MAILTRAP_SMTP_PASSWORD="wrong",
-    )
-    assert f"$ python smtp_client.py\n{result.stderr}" in blocks("console")
-    assert (result.returncode, result.stdout) == (77, "")
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_what_is_missing_is_listed_as_printed(script: str, call: Run, fake: FakeMailtrap) -> None:
-    result = call(script, **dict.fromkeys((name for name in fake.settings if name.startswith("MAILTRAP_")), ""))
-    assert f"$ python {script}.py\n{result.stderr}" in blocks("console")
-    assert (result.returncode, result.stdout) == (78, "")
-
-
-def test_the_code_runs_as_printed(
-    call: Run, fake: FakeMailtrap, smtp_names: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call("api_client", "--dry-run")  # sets the environment
-    (tmp_path / "invoice.pdf").write_bytes(b"%PDF")
-    monkeypatch.chdir(tmp_path)
-    given = {"username": fake.username, "password": fake.password, "token": fake.token, "sandbox_id": fake.sandbox_id}
-    for number, code in enumerate(blocks("python")):
-        (tmp_path / f"block{number}.py").write_text(code, "utf-8")
-        result = runpy.run_path(str(tmp_path / f"block{number}.py"), dict(given))
-        assert not result.get("refused")
-        assert "happened" not in result
-    over_smtp, over_api, with_retries = fake.messages
-    assert with_retries.message["Subject"] == "Your order"
-    assert over_smtp.message["X-MT-Category"] == over_api.source["category"] == "orders"
-    assert over_smtp.recipients == ["ann@example.com", "bob@example.com", "archive@example.com"]
-    assert [part.get_filename() for part in over_api.message.iter_attachments()] == ["invoice.pdf"]
+def test_both_scripts_print_a_success_alike(call: Run) -> None:
+    over_smtp, over_api = (call(script).stdout.splitlines() for script in SCRIPTS)
+    assert len(over_smtp) == len(over_api) == 6
+    assert [line[:14] for line in over_smtp[1:4]] == [line[:14] for line in over_api[1:4]]
 
 
 def test_the_first_command_shows_what_arrived() -> None:
@@ -101,22 +61,23 @@ def test_the_settings_are_those_that_the_scripts_read() -> None:
         "MAILTRAP_TO_EMAIL": "b@example.com",
     }
     read = {**smtp_client.read_settings(environ), **api_client.read_settings(environ)}
-    rows = {name.strip("`"): default.strip("`") for name, (default, *_) in table("setting \\| default").items()}
-    assert rows == {name: "" if name in environ else value for name, value in read.items()}
+    section = README.partition("\n## Settings and flags\n")[2].partition("\nFlags: ")[0]
+    shown = dict(re.findall(r"`(MAILTRAP_\w+)`(?: \(`([^`]*)`)?", section))
+    assert shown == {name: "" if name in environ else value for name, value in read.items()}
 
 
 def test_the_flags_are_those_that_the_scripts_take(run: Run, call: Run) -> None:
     helps = [run(script, "--help", COLUMNS="110").stdout for script in SCRIPTS]
     for script, text in zip(SCRIPTS, helps, strict=True):
         assert call(script, "--help", COLUMNS="110").stdout.partition("\n\n")[2] == text.partition("\n\n")[2]
-    assert [f"$ python api_client.py --help\n{helps[1]}".split()] == [
-        block.split() for block in blocks("console") if "--help" in block
-    ]
-    of_smtp, of_api = (re.findall(r"^  --.*$", text.split("options:")[1], re.MULTILINE) for text in helps)
-    own = [line for line in of_api if re.match("  --(stream|template|var) ", line)]
-    assert [line.split() for line in of_smtp] == [line.split() for line in of_api if line not in own]
+    of_smtp, of_api = (re.findall(r"^  (--\S+)(.*)$", text.split("options:")[1], re.MULTILINE) for text in helps)
+    own = [flag for flag in of_api if flag[0] in ("--stream", "--template", "--var")]
+    assert of_smtp == [flag for flag in of_api if flag not in own]
+    shown, shown_own = re.findall(r"^Flags: (.*); for the API also (.*)\. `--to`, `--attach`", README, re.MULTILINE)[0]
+    assert re.findall(r"`(--[\w-]+)", shown) == [name for name, _ in of_smtp]
+    assert re.findall(r"`(--[\w-]+)", shown_own) == [name for name, _ in own]
+    assert {name for name, about in of_api if "repeatable" in about} == {"--to", "--attach", "--var"}
     assert "Send one test message to Mailtrap over SMTP." in helps[0]
-    assert len(own) == 3
 
 
 def test_the_exit_statuses_are_those_of_the_scripts() -> None:
@@ -125,7 +86,31 @@ def test_the_exit_statuses_are_those_of_the_scripts() -> None:
         source = (REPOSITORY / f"{script}.py").read_text("utf-8")
         used |= set(re.findall(r", (\d\d)(?:, (?:True|False)|\)$)", source, re.MULTILINE))
         used |= set(re.findall(r"return (\d+)$", source, re.MULTILINE))
-    assert set(table("exit status")) == used
+    [line] = re.findall(r"^Exit status: .*$", README, re.MULTILINE)
+    assert set(re.findall(r"\*\*(\d+)\*\*", line)) == used
+
+
+def test_the_picture_shows_the_conversations(call: Run, fake: FakeMailtrap) -> None:
+    [picture] = blocks("mermaid")
+    assert call("smtp_client").returncode == call("api_client").returncode == 0
+    said = [command.split()[0] for command in fake.commands]
+    assert re.findall(r"\b(EHLO|AUTH|MAIL|RCPT|DATA|QUIT)\b", picture) == said
+    assert f"POST {fake.requests[0][2].removesuffix('/' + fake.sandbox_id)}" in picture
+    assert fake.logins[0][0] == "PLAIN"
+
+
+def test_the_sections_stand_in_their_order() -> None:
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
+        "The two commands",
+        "With your account",
+        "What you see",
+        "Copy into your project",
+        "SMTP or API?",
+        "Going live",
+        "Troubleshooting",
+        "Settings and flags",
+        "Tests",
+    ]
 
 
 def test_links_lead_somewhere() -> None:
