@@ -196,7 +196,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
     if not (refused or unsent):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     ca_file = "name your company's CA file in REQUESTS_CA_BUNDLE"
-    token = "Is MAILTRAP_API_TOKEN whole, unexpired and for live sending, the domain of MAILTRAP_FROM_EMAIL verified?"
+    token = "Is MAILTRAP_API_TOKEN whole, unexpired, for live sending? Is the domain of MAILTRAP_FROM_EMAIL verified?"
     if stream == "sandbox":
         token = "Is MAILTRAP_API_TOKEN whole, unexpired and allowed into the sandbox MAILTRAP_SANDBOX_ID?"
     # fmt: off
@@ -210,23 +210,23 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"\w+ 401 ", 77, False, f"{token} See Settings > API Tokens."),
         (r"\w+ 404 ", 78, False, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
         (r"\w+ 413 ", 65, False, "Attach less: the free sandbox takes 5 MB, live sending 10 MB."),
-        (r"\w+ 4\d\d (Invalid JSON|Empty|Unknown)", 69, False, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
+        (r"\w+ 4\d\d (invalid json|empty|unknown)", 69, False, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
         (r"\w+ 403 ", 77, False,
          "The token may not send, or the From domain is not verified: see API Tokens and Sending Domains."),
         (r"\w+ 4\d\d ", 65, False, "Change what it objects to: MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL, the content."),
-        (r"SSLCert.* mismatch", 69, False, "The server goes by another name: check HTTPS_PROXY and the network."),
-        (r"SSLCert.* (expired|not yet valid)", 69, False,
+        (r"sslcert.* mismatch", 69, False, "The server goes by another name: check HTTPS_PROXY and the network."),
+        (r"sslcert.* (expired|not yet valid)", 69, False,
          "Check this machine's date; if it is right, the server is at fault."),
-        (r"SSLCert.* key identifier", 69, False,
+        (r"sslcert.* key identifier", 69, False,
          "Your company's CA is too old for Python 3.13 and later: ask for a renewed one."),
-        (r"SSLCert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
-        (r"SSL.* version", 69, False, "No TLS 1.2 or newer: check HTTPS_PROXY and the network."),
+        (r"sslcert", 69, False, f"This machine does not know who signed the certificate: {ca_file}."),
+        (r"ssl.* version", 69, False, "No TLS 1.2 or newer: check HTTPS_PROXY and the network."),
         (r"gaierror ", 69, False, "The name was not found: check HTTPS_PROXY and the network."),
-        (r".*(CA certificate bundle|certificate or crl)", 78, False, "Correct REQUESTS_CA_BUNDLE: it is no CA file."),
-        (r"Invalid", 78, False, "Check HTTPS_PROXY and MAILTRAP_API_TOKEN."),
+        (r".*(ca certificate bundle|certificate or crl)", 78, False, "Correct REQUESTS_CA_BUNDLE: it is no CA file."),
+        (r"invalid", 78, False, "Check HTTPS_PROXY and MAILTRAP_API_TOKEN."),
     ):
         # fmt: on
-        if re.match(pattern, f"{type(cause).__name__} {happened}", re.IGNORECASE):
+        if re.match(pattern, f"{type(cause).__name__} {happened}".lower()):
             return happened, advice, status, again
     return happened, "Nothing was sent: check the network and HTTPS_PROXY.", 69, False
 
@@ -303,7 +303,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not all("=" in pair for pair in args.var):
         parser.error("--var takes NAME=VALUE")
     if args.template and (args.subject, args.text, args.html) != (None, None, None):
-        parser.error("--template brings its own subject, text and HTML")
+        parser.error("--template goes without --subject, --text and --html, as it brings its own")
     if not args.template:
         if args.subject is None:
             args.subject = f"Mailtrap API test, {datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -1,15 +1,19 @@
 """The scripts as programs: interrupted, with output that goes nowhere, and under other encodings."""
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import api_client
+import smtp_client
 from conftest import REPOSITORY, SCRIPTS, Run
 from fake_mailtrap import FakeMailtrap
 
@@ -76,6 +80,48 @@ def test_a_conversation_that_nobody_reads_is_no_reason_to_send_again(fake: FakeM
         f"{sys.executable} {REPOSITORY}/smtp_client.py --verbose 2>&1 >&- | grep -m1 -q 'retcode (354'", fake
     )
     assert result.returncode in (0, 74)
+
+
+class Reader(io.TextIOWrapper):
+    """Somebody who reads what is printed, or has gone away."""
+
+    def __init__(self, encoding: str, *, gone: bool = False) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, newline="\n")
+        self.gone, self.flushed = gone, False
+
+    def flush(self) -> None:
+        self.flushed = True
+        if self.gone:
+            raise BrokenPipeError
+        super().flush()
+
+
+@pytest.mark.parametrize("show", [smtp_client.show, api_client.show])
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", b"Hello \\u4f60\\xe9 \n  \t\n"),
+        ("cp1252", b"Hello \\u4f60\xe9 \n  \t\n"),
+        ("utf-8", b"Hello \xe4\xbd\xa0\xc3\xa9 \n  \t\n"),
+    ],
+)
+def test_show_prints_in_what_encoding_there_is(show: Callable[..., None], encoding: str, printed: bytes) -> None:
+    reader = Reader(encoding)
+    show("Hello 你é\x9b\n\x00\x1b\t", reader)
+    assert (reader.buffer.getvalue(), reader.flushed) == (printed, True)
+
+
+@pytest.mark.parametrize("show", [smtp_client.show, api_client.show])
+def test_show_needs_no_reader(show: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader("utf-8", gone=True)
+    show("Hello", reader)
+    assert reader.flushed
+    reader.gone = False
+    monkeypatch.setattr(sys, "stdout", None)
+    show("Hello", None)
+    text = io.StringIO()  # has no encoding
+    show("Hello 你", text)
+    assert text.getvalue() == "Hello 你\n"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,11 +1,13 @@
 """What was asked for is what arrives, over both transports."""
 
+import inspect
 import json
 import re
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import mailtrap as mt
 import pytest
 
 import api_client
@@ -328,3 +330,54 @@ def test_a_failing_quit_after_acceptance_is_a_success(call: Run, fake: FakeMailt
     fake.smtp_replies["QUIT"] = ["451 4.3.0 something broke"]
     assert call("smtp_client").returncode == 0
     assert len(fake.messages) == 1
+
+
+def test_any_message_of_the_email_package_goes_out_with_proper_line_ends(fake: FakeMailtrap, call: Run) -> None:
+    call("smtp_client", "--dry-run")  # sets the environment
+    message = EmailMessage()  # whose policy ends lines otherwise
+    message["From"], message["To"], message["Subject"] = "a@example.com", "b@example.com", "Hello"
+    message.set_content("One.\nTwo.\n")
+    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
+        smtp_client.send(smtp, message)
+    source = fake.messages[0].source
+    assert source.count(b"\n") == source.count(b"\r\n") > 5
+
+
+def test_what_was_not_clearly_taken_is_told_in_full(fake: FakeMailtrap, call: Run) -> None:
+    call("api_client", "--dry-run")  # sets the environment
+    api = api_client.open_api(fake.token, sandbox_id=fake.sandbox_id)
+    mail = api_client.build_mail("a@example.com", to=["b@example.com"], subject="Hello", text="It works.")
+    fake.api_replies = [(200, {"success": False, "message_ids": []}), (200, {"success": True, "message_ids": []})]
+    for success in (False, True):
+        with pytest.raises(mt.APIError) as raised:
+            api_client.send(api, mail)
+        assert raised.value.status == 200
+        assert api_client.explain(raised.value) == (
+            f"200 success: {success}, message_ids: []",
+            "It may have been taken: look in Mailtrap before you send it again.",
+            74,
+            False,
+        )
+    fake.api_replies = [(200, {"success": True})]
+    with pytest.raises(ValueError, match="message_ids") as misread:
+        api_client.send(api, mail)
+    assert api_client.explain(misread.value)[0] == "request or answer not understood (ValidationError)"
+
+
+def test_the_sandbox_is_the_default_everywhere(fake: FakeMailtrap) -> None:
+    with pytest.raises(mt.ClientConfigurationError):
+        api_client.open_api(fake.token)
+    _, advice, _, _ = api_client.explain(mt.APIError(401, ["Unauthorized"]))
+    assert "allowed into the sandbox" in advice
+    connect, open_api = inspect.signature(smtp_client.connect), inspect.signature(api_client.open_api)
+    assert connect.parameters["timeout"].default == open_api.parameters["timeout"].default == 30
+
+
+def test_an_error_from_code_without_a_module_is_explained() -> None:
+    names: dict[str, object] = {}
+    exec("def fail():\n    try:\n        1 / 0\n    except ZeroDivisionError:\n        raise OSError('no')", names)
+    del names["__builtins__"]
+    for explain in (smtp_client.explain, api_client.explain):
+        with pytest.raises(OSError, match="no") as raised:
+            names["fail"]()  # type: ignore[operator]
+        assert explain(raised.value)[0] == "no"

@@ -291,3 +291,50 @@ def test_a_netrc_file_does_not_replace_the_token(run: Run, fake: FakeMailtrap, t
         (tmp_path / name).chmod(0o600)
     result = run("api_client", HOME=str(tmp_path), USERPROFILE=str(tmp_path))
     assert result.returncode == 0, result.stderr
+
+
+HINT = 'like you@example.com or "Name, if you like" <you@example.com>'
+LOGIN = "Sandboxes > your sandbox > Integration > SMTP, in Mailtrap"
+MISSING = {
+    "smtp_client": f"""\
+smtp_client: settings are missing or invalid
+MAILTRAP_SMTP_USERNAME is missing: {LOGIN}
+MAILTRAP_SMTP_PASSWORD is missing: {LOGIN}
+MAILTRAP_FROM_EMAIL is missing: {HINT}
+MAILTRAP_TO_EMAIL is missing: {HINT}, or several with commas between
+Set them in .env, a copy of .env.example, or in the environment; without an account, see README.md.
+""",
+    "api_client": f"""\
+api_client: settings are missing or invalid
+MAILTRAP_API_TOKEN is missing: Settings > API Tokens, in Mailtrap
+MAILTRAP_SANDBOX_ID is missing: the number in the address of your sandbox's page
+MAILTRAP_FROM_EMAIL is missing: {HINT}
+MAILTRAP_TO_EMAIL is missing: {HINT}, or several with commas between
+Set them in .env, a copy of .env.example, or in the environment; without an account, see README.md.
+""",
+}
+INVALID = {
+    "smtp_client": """\
+smtp_client: settings are missing or invalid
+MAILTRAP_SMTP_HOST is invalid: a host name
+MAILTRAP_SMTP_PORT is invalid: a number from 1 to 65535
+Set them in .env, a copy of .env.example, or in the environment; without an account, see README.md.
+""",
+    "api_client": """\
+api_client: settings are missing or invalid
+MAILTRAP_STREAM is invalid: sandbox, transactional or bulk
+Set them in .env, a copy of .env.example, or in the environment; without an account, see README.md.
+""",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_all_that_is_missing_is_listed(script: str, call: Run, fake: FakeMailtrap) -> None:
+    result = call(script, **dict.fromkeys((name for name in fake.settings if name.startswith("MAILTRAP_")), ""))
+    assert (result.returncode, result.stdout, result.stderr) == (78, "", MISSING[script])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_all_that_is_invalid_is_listed(script: str, call: Run) -> None:
+    result = call(script, MAILTRAP_SMTP_HOST="a b", MAILTRAP_SMTP_PORT="0", MAILTRAP_STREAM="live")
+    assert (result.returncode, result.stdout, result.stderr) == (78, "", INVALID[script])
