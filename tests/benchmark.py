@@ -286,10 +286,12 @@ def table(rtts: list[int], counts: list[int], seconds: dict[str, list[list[float
             cells.append("{:.2f} ({}, {} to {})".format(1 / ratio if faster else ratio, *shown))
         return f"| {name} | {' | '.join(cells)} |"
 
-    head = [f"| one message, whole process: time (ms) | {' | '.join(f'{rtt} ms' for rtt in rtts)} |"]
+    head = [f"| one message, whole process: time, less is better (ms) | {' | '.join(f'{rtt} ms' for rtt in rtts)} |"]
     head.append("|---|" + "---|" * len(rtts))
     ones = [row(name, "plain smtplib", faster=False, unit=1e-3) for name in seconds if name not in MANY]
-    many = [f"| **many messages: speed (s)** | {' | '.join(f'**{count} messages**' for count in counts)} |"]
+    many = [
+        f"| **many messages: speed, more is better (s)** | {' | '.join(f'**{count} messages**' for count in counts)} |"
+    ]
     many += [row(name, next(iter(MANY)), faster=True, unit=1) for name in MANY]
     return "\n".join(head + ones + many)
 

@@ -23,6 +23,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -658,7 +659,7 @@ def main(arguments: list[str]) -> int:
                 for number in itertools.count():
                     while len(fake.messages) <= number:
                         time.sleep(0.1)
-                    print(f"\n{describe(fake.messages[number])}", flush=True)
+                    print(textwrap.indent(describe(fake.messages[number]), "# ", lambda _: True), flush=True)
             return 0
         if arguments:
             return run(fake, *arguments)

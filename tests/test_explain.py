@@ -1,11 +1,13 @@
 """Every failure that is documented, from the server's answer to what a person reads and the exit status."""
 
 import re
+import socket
 import ssl
 import subprocess
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 import requests
@@ -262,6 +264,11 @@ def test_an_answer_that_makes_no_sense_is_no_matter_of_ports(call: Run, fake: Fa
     assert "2525" not in result.stderr
 
 
+def unknown_host(words: str) -> NoReturn:
+    """Fail as the name service does on Linux."""
+    raise socket.gaierror(socket.EAI_NONAME, words)
+
+
 def rows_of_the_readme() -> list[tuple[str, str]]:
     section = README.split("## Troubleshooting\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.*`) \| ([\w ]+) \| ", section, re.MULTILINE)
@@ -292,6 +299,12 @@ def test_every_row_of_the_troubleshooting_is_true(
             result = call("api_client")
         case "Connection refused":
             result = through_proxy("http://127.0.0.1:1")
+        case "Name or service not known":
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: unknown_host(words))
+            result = call("smtp_client")
+        case "It is on its way to real people":
+            result = call("api_client", MAILTRAP_STREAM="transactional")
+            result.stderr += result.stdout
         case "timed out":
             monkeypatch.setattr(smtp_client.connect, "__kwdefaults__", {"timeout": 0.1, "debug": 0})
             result = to_server(b"")
