@@ -4,9 +4,12 @@ import base64
 import email.header
 import email.policy
 import email.utils
+import mimetypes
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
@@ -178,3 +181,57 @@ def test_many_recipients_with_names_all_arrive() -> None:
     raw = smtp_client.build_message("me@example.com", **{**BASIC, "to": [f"{n} <{a}>" for n, a in people]}).as_bytes()
     parsed(raw)
     assert names(email.message_from_bytes(raw, policy=email.policy.compat32)["To"]) == people
+
+
+LONG_LINE = "x" * 100
+NOTHING = "a message needs a recipient, a subject, and text or HTML"
+
+
+@pytest.mark.parametrize("build", [smtp_client.build_message, api_client.build_mail])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"subject": f"{LONG_LINE}\n"}, f"control character or encoded word in {LONG_LINE[:80]!r}"),
+        *(
+            ({"subject": f"=?utf-8?{letter}?aGk=?="}, f"control character or encoded word in '=?utf-8?{letter}?aGk=?='")
+            for letter in "bBqQ"
+        ),
+        ({"to": [LONG_LINE]}, f"not an email address: {LONG_LINE[:80]!r}"),
+        *(({"to": [email]}, f"not an email address: {email!r}") for email in ("a@münchen.de", "ä@b.de", "a@\u0661.de")),
+        ({"to": []}, NOTHING),
+        ({"subject": " "}, NOTHING),
+        ({"text": ""}, NOTHING),
+        ({"text": "a\0b"}, "NUL character in text or HTML"),
+        ({"html": "a\0b"}, "NUL character in text or HTML"),
+    ],
+)
+def test_what_no_message_can_carry_is_named(build: Callable[..., object], changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as raised:
+        build("me@example.com", **{**BASIC, **changes})
+    assert str(raised.value) == says
+
+
+def test_a_template_needs_no_more_than_a_recipient() -> None:
+    mail = api_client.build_mail("me@example.com", to=["you@example.com"], template_uuid="x")
+    assert mail.api_data == {
+        "from": {"email": "me@example.com"},
+        "to": [{"email": "you@example.com"}],
+        "template_uuid": "x",
+        "template_variables": {},
+    }
+    with pytest.raises(ValueError, match=r"^a template brings its own subject, text and HTML$"):
+        api_client.build_mail("me@example.com", to=["you@example.com"], template_uuid="x", text="x")
+
+
+def test_files_that_are_messages_themselves_are_attached_as_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guesses = {"a.one": "message/rfc822", "a.two": "multipart/mixed", "a.three": "text/x-own"}
+    monkeypatch.setattr(mimetypes, "guess_type", lambda name: (guesses[name], None))
+    for name, guessed in guesses.items():
+        (tmp_path / name).write_bytes(b"x")
+        expected = guessed if guessed.startswith("text/") else "application/octet-stream"
+        message = smtp_client.build_message("me@example.com", **BASIC, attachments=[tmp_path / name])
+        [part] = message.iter_attachments()
+        mail = api_client.build_mail("me@example.com", **BASIC, attachments=[tmp_path / name])
+        assert part.get_content_type() == mail.attachments[0].mimetype == expected

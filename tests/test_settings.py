@@ -338,3 +338,15 @@ def test_all_that_is_missing_is_listed(script: str, call: Run, fake: FakeMailtra
 def test_all_that_is_invalid_is_listed(script: str, call: Run) -> None:
     result = call(script, MAILTRAP_SMTP_HOST="a b", MAILTRAP_SMTP_PORT="0", MAILTRAP_STREAM="live")
     assert (result.returncode, result.stdout, result.stderr) == (78, "", INVALID[script])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_invalid_address_is_shown_a_secret_is_not(script: str, call: Run) -> None:
+    result = call(script, MAILTRAP_FROM_EMAIL="x" * 100, MAILTRAP_TO_EMAIL="=?utf-8?B?aGk=?= <a@example.com>")
+    assert result.stderr.splitlines()[1:3] == [
+        f"MAILTRAP_FROM_EMAIL is invalid ({'x' * 80!r}): {HINT}",
+        f"MAILTRAP_TO_EMAIL is invalid ('=?utf-8?B?aGk=?= <a@example.com>'): {HINT}, or several with commas between",
+    ]
+    for secret in ("MAILTRAP_SMTP_PASSWORD", "MAILTRAP_API_TOKEN"):
+        result = call(script, **{secret: "canary\ncanary"})
+        assert "canary" not in result.stdout + result.stderr
