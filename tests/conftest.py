@@ -108,7 +108,7 @@ def call(fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        monkeypatch.setenv("NETRC", os.devnull)  # to have it restored
+        monkeypatch.setenv("NETRC", "/nowhere")  # to have it restored
         capsys.readouterr()
         try:
             status = importlib.import_module(script).main(list(flags))

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import logging
+import os
 import re
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
@@ -381,3 +383,78 @@ def test_an_error_from_code_without_a_module_is_explained() -> None:
         with pytest.raises(OSError, match="no") as raised:
             names["fail"]()  # type: ignore[operator]
         assert explain(raised.value)[0] == "no"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_prints_what_would_be_sent(script: str, call: Run, fake: FakeMailtrap, tmp_path: Path) -> None:
+    path = tmp_path / f"{'long name ' * 9}.txt"
+    path.write_text("x")
+    flags = ("--subject", "Grüße", "--text", "One.\nTwo.", "--attach", str(path))
+    dry = call(script, "--dry-run", *flags)
+    assert (call(script, *flags).returncode, dry.stderr) == (0, "")
+    if script == "api_client":
+        assert dry.stdout == json.dumps(only(fake).source, indent=2) + "\n"
+        return
+
+    def comparable(text: str) -> list[str]:
+        return re.sub(r"(?m)^(Date|Message-ID): .*|=+\d+==", "", text).splitlines()
+
+    assert comparable(dry.stdout.removesuffix("\n")) == comparable(only(fake).source.decode())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_only_verbose_shows_the_conversation(
+    script: str, call: Run, fake: FakeMailtrap, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = logging.getLogger("urllib3")
+    monkeypatch.setattr(library, "level", library.level)  # to have it restored
+    root = logging.getLogger().level
+    quiet, verbose = call(script), call(script, "--verbose")
+    assert (quiet.stderr, verbose.returncode, logging.getLogger().level) == ("", 0, root)
+    if script == "smtp_client":
+        assert "354" in verbose.stderr
+    else:
+        assert verbose.stderr == json.dumps(fake.messages[1].source, indent=2) + "\n"
+        assert '"POST /api/send/4242 HTTP/1.1" 200' in caplog.text
+    library.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_interrupt_is_told_in_one_line(
+    script: str, call: Run, fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    fake.smtp_replies["DATA"] = ["451 4.3.0 try again later"]
+    fake.api_replies = [(429, {"success": False, "errors": ["Rate limit exceeded"]})]
+    result = call(script)
+    assert (result.returncode, result.stdout) == (130, "")
+    _, last = result.stderr.splitlines()
+    assert last == f"{script}: interrupted; look in Mailtrap before you send it again"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--var", "a=b"], "--var needs --template"),
+        (["--template", "2f45b0aa-bbed-432f-95e4-e145e1965ba2", "--var", "a"], "--var takes NAME=VALUE"),
+        *(
+            (
+                ["--template", "2f45b0aa-bbed-432f-95e4-e145e1965ba2", flag, "x"],
+                "--template goes without --subject, --text and --html, as it brings its own",
+            )
+            for flag in ("--subject", "--text", "--html")
+        ),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags: list[str], says: str, call: Run, fake: FakeMailtrap) -> None:
+    result = call("api_client", *flags)
+    assert (result.returncode, fake.requests) == (2, [])
+    assert result.stderr.endswith(f": error: {says}\n")
+
+
+def test_netrc_is_left_alone(call: Run) -> None:
+    call("api_client")
+    assert os.environ["NETRC"] == os.devnull
