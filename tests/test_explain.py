@@ -1,6 +1,7 @@
 """Every failure that is documented, from the server's answer to what a person reads and the exit status."""
 
 import re
+import smtplib
 import socket
 import ssl
 import subprocess
@@ -403,3 +404,25 @@ def test_what_the_caller_was_handling_does_not_matter(
             connect()
     happened, _, status, again = api_client.explain(caught.value)
     assert (happened, status, again) == ("Remote end closed connection without response", 74, False)
+
+
+def test_several_refusals_are_told_the_gravest_first() -> None:
+    refused = {"a@b.c": (450, b"4.2.0 later"), "b@b.c": (550, b"5.1.1 n\xffne"), "c@b.c": (451, "4.3.0 wait")}
+    happened, _, status, again = smtp_client.explain(smtplib.SMTPRecipientsRefused(refused))  # type: ignore[arg-type]
+    assert (happened, status, again) == ("550 5.1.1 n\ufffdne; 451 4.3.0 wait; 450 4.2.0 later", 65, False)
+
+
+@pytest.mark.parametrize("script", ["smtp_client", "api_client"])
+def test_a_wrong_flag_is_told_in_two_lines(script: str, call: Run, fake: FakeMailtrap, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pdf")
+    result = call(script, "--attach", missing)
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"{script}: cannot read {missing!r}: No such file or directory\nCheck that the file exists and may be read.\n",
+    )
+    result = call(script, "--subject", "")
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"{script}: a message needs a recipient, a subject, and text or HTML\nCorrect that flag.\n",
+    )
+    assert fake.messages == []
