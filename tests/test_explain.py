@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import requests
@@ -426,3 +426,41 @@ def test_a_wrong_flag_is_told_in_two_lines(script: str, call: Run, fake: FakeMai
         f"{script}: a message needs a recipient, a subject, and text or HTML\nCorrect that flag.\n",
     )
     assert fake.messages == []
+
+
+def test_who_was_refused_and_who_was_not_is_told(call: Run, fake: FakeMailtrap) -> None:
+    refused = [f"bounce+{code}+no+{number}@example.com" for number, code in enumerate((550, 551))]
+    recipients = [*refused, "Ann <ann@example.com>", "bob@example.com"]
+    result = call("smtp_client", *(flag for one in recipients for flag in ("--to", one)))
+    assert result.returncode == 65
+    assert "\n  To          Ann <ann@example.com>, bob@example.com\n" in result.stdout
+    assert result.stderr == (
+        f"smtp_client: refused for {refused[0]}, {refused[1]}: 551 no 1; 550 no 0\n"
+        "The others have it: send it again to these alone, once their addresses are corrected.\n"
+    )
+
+
+def test_a_mail_catcher_is_not_taken_for_mailtrap(call: Run, fake: FakeMailtrap) -> None:
+    fake.starttls, fake.mechanisms = False, ""
+    first, *_, last = call("smtp_client").stdout.splitlines()
+    assert first.startswith(f"Accepted by 127.0.0.1:{fake.smtp_port} (no TLS) in ")
+    assert last == "That server is not Mailtrap's: what becomes of the message is up to it."
+
+
+@pytest.mark.parametrize(
+    ("spoil_it", "advice"),
+    [
+        ({"starttls": False}, "Nothing is sent without TLS: check MAILTRAP_SMTP_HOST."),
+        ({"mechanisms": ""}, "It has no login, so it is not Mailtrap: check MAILTRAP_SMTP_HOST."),
+        (
+            {"smtp_replies": {"MAIL": ["550 Demo domains can only be used to send emails to account owners"]}},
+            "The demo domain writes to the account's owner only: see MAILTRAP_TO_EMAIL.",
+        ),
+    ],
+)
+def test_each_cause_has_its_own_advice(
+    spoil_it: dict[str, Any], advice: str, call: Run, fake: FakeMailtrap, smtp_names: None
+) -> None:
+    for name, value in spoil_it.items():
+        setattr(fake, name, value)
+    assert call("smtp_client", **SANDBOX).stderr.splitlines()[-1] == advice
