@@ -1,9 +1,12 @@
 """Connections that are not safe are refused before any credential leaves, each with its own explanation."""
 
+import smtplib
+import socket
 import ssl
 
 import pytest
 
+import smtp_client
 from conftest import SCRIPTS, SMTP_GREETING, PlainServer, Run, old_tls, spoil
 from fake_mailtrap import FakeMailtrap
 
@@ -72,3 +75,32 @@ def test_data_injected_before_tls_is_not_taken_for_the_servers(injected: bytes, 
     assert "unencrypted data after STARTTLS" in result.stderr
     assert "tampering" in result.stderr
     assert server.received.upper().split() == [b"EHLO", b"[127.0.0.1]", b"STARTTLS"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "127.0.0.1", "::1"])
+def test_a_mail_catcher_on_this_machine_needs_neither_tls_nor_login(
+    host: str, fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.starttls, fake.mechanisms = False, ""
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda address, *rest: connect(("127.0.0.1", address[1]), *rest))
+    with smtp_client.connect(host, fake.smtp_port, "", "") as smtp:
+        assert not isinstance(smtp.sock, ssl.SSLSocket)
+    environ = {"MAILTRAP_SMTP_HOST": host, "MAILTRAP_FROM_EMAIL": "a@b.de", "MAILTRAP_TO_EMAIL": "a@b.de"}
+    assert smtp_client.read_settings(environ)["MAILTRAP_SMTP_USERNAME"] == ""
+    for other in ("localhost.example.com", "xlocalhost", "128.0.0.1", "1127.0.0.1"):
+        with pytest.raises(smtplib.SMTPNotSupportedError):
+            smtp_client.connect(other, fake.smtp_port, "", "")
+        with pytest.raises(ValueError, match="MAILTRAP_SMTP_USERNAME is missing"):
+            smtp_client.read_settings({**environ, "MAILTRAP_SMTP_HOST": other})
+
+
+def test_nobody_looks_up_the_name_of_this_machine(
+    fake: FakeMailtrap, call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getfqdn(_: str = "") -> str:
+        raise AssertionError("this may take seconds")
+
+    monkeypatch.setattr(socket, "getfqdn", getfqdn)
+    assert call("smtp_client").returncode == 0
+    assert fake.commands[0] == "EHLO [127.0.0.1]"
