@@ -190,6 +190,7 @@ class FakeMailtrap:
         self.verified_domains = {"example.com"}
         self._ids = itertools.count(5_000_001)
         self.open_connections: set[SMTP] = set()
+        self._tunnels: set[asyncio.Task[None] | None] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -308,6 +309,14 @@ class FakeMailtrap:
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve as the HTTPS proxy that leads Mailtrap's host names here."""
+        task = asyncio.current_task()
+        self._tunnels.add(task)  # or it might be collected as garbage while it waits
+        try:
+            await self._relay(reader, writer)
+        finally:
+            self._tunnels.discard(task)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         target = re.match(r"CONNECT ([\w.]+):443 ", request)
         if not target or target[1] not in {*STREAM_OF_HOST, "mailtrap.io"}:

@@ -90,9 +90,9 @@ def test_memory_does_not_grow_with_the_number_of_messages(send: str, fake: FakeM
         env={**os.environ, **fake.settings, "PYTHONPATH": str(REPOSITORY / "tests")},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert len(fake.messages) == 400
+    assert (result.returncode, result.stderr, len(fake.messages)) == (0, "", 400)
     assert int(result.stdout) < 300 * 150  # bytes; a message is of many hundreds
 
 
