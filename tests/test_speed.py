@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_the_number_of_messages(send: str, fake: FakeM
     fake.size = 10**9
     result = subprocess.run(
         [sys.executable, "-c", MEMORY, send],
-        env={**os.environ, **fake.settings, "PYTHONPATH": str(REPOSITORY / "tests")},
+        env={**os.environ, **fake.settings, "NETRC": os.devnull, "PYTHONPATH": str(REPOSITORY / "tests")},
         capture_output=True,
         text=True,
         check=False,
