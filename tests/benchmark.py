@@ -63,9 +63,8 @@ class Distance:
         self.chunks = ""
         """Who sent what, in order: c for the client, s for the server."""
         self._connections: set[asyncio.Task[None] | None] = set()  # or they might be collected as garbage
-        self._server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), loop).result(
-            10
-        )
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), loop)
+        self._server = starting.result(10)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     @property
