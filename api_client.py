@@ -187,12 +187,12 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         happened = happened.replace(secret, "***")
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
-    # requests raises the same errors at every step; only what fails to connect has sent nothing.
+    # requests raises the same errors at every step; only what fails to connect, and at once, has sent nothing.
     steps = {f.f_code.co_name for f in frames if re.match(r"(requests|urllib3)\.", f.f_globals.get("__name__", ""))}
     from_the_api = not re.search("Invalid JSON|Empty response body|Unknown error", happened)
     refused = 400 <= code <= 499 or (code in (500, 503) and from_the_api)
     invalid = isinstance(error, OSError) and isinstance(error, ValueError)  # a URL or header, to requests
-    unsent = invalid or "connect" in steps or "cert_verify" in steps
+    unsent = "resolve_redirects" not in steps and (invalid or "connect" in steps or "cert_verify" in steps)
     if not (refused or unsent):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     ca_file = "name your company's CA file in REQUESTS_CA_BUNDLE"

@@ -216,13 +216,12 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
     # smtplib raises the same errors at every step. The outcome is unknown where it waited for the
     # answer to the content in vain, got one that is neither yes nor no, or may have: later trouble
     # with RSET, QUIT or the debug output hides it.
-    steps = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    no_verdict = isinstance(error, smtplib.SMTPDataError) and not 400 <= code <= 599
-    if (
-        steps[-2:] == ["data", "getreply"]
-        or {"rset", "_print_debug", "__exit__"} & {*steps}
-        or (no_verdict and steps[-1:] == ["sendmail"])
-    ):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    steps = [frame.f_code.co_name for frame in frames]
+    # Once data() was asked for the content, it has more local variables than self and msg.
+    handed_over = steps[-2:] == ["data", "getreply"] and len(frames[-2].f_locals) > 2
+    no_verdict = isinstance(error, smtplib.SMTPDataError) and not 400 <= code <= 599 and steps[-1:] == ["sendmail"]
+    if handed_over or no_verdict or {"rset", "_print_debug", "__exit__"} & {*steps}:
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     login = "MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD"
     ca_file = "name your company's CA file in SSL_CERT_FILE, or run Install Certificates.command on macOS"
