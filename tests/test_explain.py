@@ -1,5 +1,6 @@
 """Every failure that is documented, from the server's answer to what a person reads and the exit status."""
 
+import copy
 import re
 import smtplib
 import socket
@@ -462,5 +463,5 @@ def test_each_cause_has_its_own_advice(
     spoil_it: dict[str, Any], advice: str, call: Run, fake: FakeMailtrap, smtp_names: None
 ) -> None:
     for name, value in spoil_it.items():
-        setattr(fake, name, value)
+        setattr(fake, name, copy.deepcopy(value))  # replies are used up
     assert call("smtp_client", **SANDBOX).stderr.splitlines()[-1] == advice
