@@ -19,7 +19,7 @@ import gc
 import os
 import signal
 
-if __name__ == "__main__":  # here, as the imports below take most of the time
+if __name__ == "__main__":  # ahead of the other imports, which take most of the time
 
     def interrupted(*_: object) -> None:
         """Say so in one line and leave with status 130, at whatever moment Ctrl-C is pressed."""

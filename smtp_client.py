@@ -19,7 +19,7 @@ import gc
 import os
 import signal
 
-if __name__ == "__main__":  # here, as the imports below take most of the time
+if __name__ == "__main__":  # ahead of the other imports, which take most of the time
 
     def interrupted(*_: object) -> None:
         """Say so in one line and leave with status 130, at whatever moment Ctrl-C is pressed."""
@@ -82,7 +82,7 @@ def build_message(
     def folded(value: str, field: str) -> str:
         if value.isascii() and len(value) < 60:
             return value
-        return Header(value, "utf-8", header_name=field).encode(linesep="\r\n")
+        return Header(value, "utf-8", maxlinelen=76, header_name=field).encode(linesep="\r\n")
 
     def address(value: str, field: str) -> str:
         name, _, email = one_line(value).strip().removesuffix(">").rpartition("<")

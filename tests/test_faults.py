@@ -325,7 +325,13 @@ def check_api(attempt: Attempt, *faults: Fault, tries: int = 1) -> Outcome:
     if all(
         fault.step in ("accept", "CONNECT") or (fault.step == "TLS" and fault.reply is not None) for fault in faults
     ):
-        assert outcome.status == 69, "nothing had been handed over"
+        # Reset between the yes to CONNECT and the TLS handshake, the connection is unconnected to ssl, so it leaves
+        # the handshake out, and urllib3 finds it dead only where the answer should come.
+        granted = any(
+            (fault.reply or b"").startswith(b"HTTP/1.1 200") or (fault.step, fault.reply) == ("CONNECT", None)
+            for fault in faults
+        )
+        assert outcome.status == 69 or (outcome.status == 74 and granted), "nothing had been handed over"
     return outcome
 
 
@@ -385,6 +391,11 @@ def test_api_server_stops_reading_a_long_mail(over_api: Attempt, reply: bytes, t
     long = api_client.build_mail("hello@example.com", to=["you@example.com"], subject="Long", text="long\n" * 10**6)
     outcome = over_api(Fault("headers", reply, then), mail=long)
     assert_true(outcome, said_no=b" 429 " in reply)
+
+
+def test_patience_has_an_end(over_smtp: Attempt, over_api: Attempt) -> None:
+    assert "timed out" in over_smtp(Fault("EHLO", b"", "stall")).happened
+    assert "timed out" in over_api(Fault("body", b"", "stall")).happened
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])

@@ -8,6 +8,7 @@ import mimetypes
 import re
 import tempfile
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def parsed(raw: bytes) -> email.message.EmailMessage:
     assert raw.isascii()
     assert b"\n" not in raw.replace(b"\r\n", b"")
     assert max(map(len, raw.split(b"\r\n"))) <= 998
+    head = raw.split(b"\r\n\r\n")[0].split(b"\r\n")
+    assert all(len(line) <= 76 for line in head if b"=?utf-8?" in line)  # RFC 2047, section 2
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert not message.defects
     return message
@@ -52,6 +55,13 @@ def test_a_subject_arrives_as_it_is(subject: str) -> None:
     message = smtp_client.build_message("me@example.com", **{**BASIC, "subject": subject})
     assert parsed(message.as_bytes())["Subject"] == subject
     assert api_client.build_mail("me@example.com", **{**BASIC, "subject": subject}).api_data["subject"] == subject
+
+
+def test_the_date_is_the_time_of_building() -> None:
+    message = smtp_client.build_message("me@example.com", **BASIC)
+    date = parsed(message.as_bytes())["Date"].datetime
+    assert date.tzinfo
+    assert abs(datetime.now(timezone.utc) - date) < timedelta(minutes=1)
 
 
 @given(st.lists(LINE.map(lambda name: name.replace('"', "")), min_size=1, max_size=8))
