@@ -253,6 +253,9 @@ def test_verbose_shows_the_conversation(script: str, run: Run, fake: FakeMailtra
         expected = ["sandbox.api.mailtrap.io:443", '"POST /api/send/4242 HTTP/1.1" 200', '"subject":']
     for words in expected:
         assert words.lower() in result.stderr.lower()
+    if script == "api_client":
+        last = result.stderr.splitlines()[-1]
+        assert re.fullmatch(r'https://sandbox\.api\.mailtrap\.io:443 "POST /api/send/4242 HTTP/1\.1" 200 \d+', last)
 
 
 def test_sending_goes_on_over_one_connection(call: Run, fake: FakeMailtrap) -> None:
