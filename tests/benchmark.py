@@ -131,6 +131,9 @@ def at_a_distance(fake: FakeMailtrap, rtt: float) -> Iterator[dict[str, str]]:
 
 # One message: whole processes, with all that Python takes to start.
 
+UNTICKETED = ", no session tickets"
+"""Servers that send none right after the TLS handshake leave the client's EHLO to Nagle's algorithm."""
+
 
 def commands(environ: dict[str, str]) -> dict[str, list[str]]:
     """Return the programs to compare, by what the table calls them."""
@@ -149,7 +152,7 @@ def commands(environ: dict[str, str]) -> dict[str, list[str]]:
     }
     if not shutil.which("swaks"):
         del found["swaks"]
-    return found
+    return found | {name + UNTICKETED: found[name] for name in ("plain smtplib", "smtp_client.py")}
 
 
 def seconds_of(command: list[str], environ: dict[str, str]) -> float:
@@ -252,6 +255,7 @@ def measure(rtts: list[int], *, singles: int, rounds: int, counts: list[int]) ->
     """
     seconds: dict[str, list[list[float]]] = {}
     with FakeMailtrap() as fake:
+        tickets = fake.tls.num_tickets
         fake.connections = 1000  # with 10 workers, more than 10 are open while some still close
         for column, (rtt, count) in enumerate(zip(rtts, counts, strict=True)):
             with at_a_distance(fake, rtt / 1000) as environ:
@@ -259,7 +263,9 @@ def measure(rtts: list[int], *, singles: int, rounds: int, counts: list[int]) ->
                 for name in (*found, *MANY):
                     seconds.setdefault(name, []).append([])
                 for name, command in [*found.items()] * singles:
+                    fake.tls.num_tickets = 0 if name.endswith(UNTICKETED) else tickets
                     seconds[name][column].append(seconds_of(command, environ))
+                fake.tls.num_tickets = tickets
                 for name in [*MANY] * rounds:
                     before = len(fake.messages)
                     command = [sys.executable, __file__, "--send", name, str(count)]
