@@ -79,6 +79,16 @@ def test_a_reply_of_the_smtp_server_is_explained(
         assert wait <= pause <= 1.5 * wait
 
 
+def test_a_reply_that_does_not_end_is_explained(call: Run, fake: FakeMailtrap, smtp_names: None) -> None:
+    fake.smtp_replies["MAIL"] = ["250 " + "x" * 9000]
+    result = call("smtp_client", **SANDBOX)
+    assert (result.returncode, fake.messages) == (69, [])
+    assert result.stderr == (
+        "smtp_client: 500 Line too long. (sandbox.smtp.mailtrap.io:2525)\n"
+        "TLS did not start, or a reply was no SMTP, so nothing was sent: try again later.\n"
+    )
+
+
 # status, body, exit status, tries, a word of the advice
 API_ANSWERS = [
     (400, {"success": False, "errors": ["'subject' is required", "more"]}, 65, 1, "content"),
