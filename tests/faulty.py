@@ -7,6 +7,7 @@ reset, a stall, or any bytes in place of the right reply.
 import contextlib
 import json
 import re
+import select
 import socket
 import ssl
 import struct
@@ -197,6 +198,42 @@ class FaultyApi(Server):
                 self.answer(peer, "body", http(200, {"success": True, "message_ids": ["5000001"]}))
             else:
                 peer.sock.sendall(http(404, {"success": False, "errors": ["Not Found"]}))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a way ends: what is sent in one piece, a TLS record or some, arrives in part, and nothing after it."""
+
+    sender: str
+    """Whose piece: "client" or "server"."""
+    piece: int
+    arrives: slice
+    then: str
+
+
+class Way(Server):
+    """The way to a server on another port of 127.0.0.1, with a cut."""
+
+    def __init__(self, target: int, cut: Cut) -> None:
+        """Plan the cut."""
+        super().__init__(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), [])
+        self.target, self.cut = target, cut
+
+    def serve(self, peer: Peer) -> None:
+        """Carry what comes, up to the cut."""
+        pieces = {"client": 0, "server": 0}
+        with socket.create_connection(("127.0.0.1", self.target)) as onward:
+            while True:
+                for source in select.select([peer.sock, onward], [], [], 4)[0]:
+                    sender, sink = ("client", onward) if source is peer.sock else ("server", peer.sock)
+                    piece = source.recv(1 << 18)
+                    last = (sender, pieces[sender]) == (self.cut.sender, self.cut.piece)
+                    sink.sendall(piece[self.cut.arrives] if last else piece)
+                    pieces[sender] += 1
+                    if last and self.cut.then == "stall":
+                        self._client_is_done.wait(4)
+                    if last or not piece:
+                        raise CutError(self.cut.then)
 
 
 def http(status: int, body: object, *headers: str) -> bytes:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import api_client
 import smtp_client
-from faulty import API_HOST, API_STEPS, REMOTE, SMTP_STEPS, Fault, FaultyApi, FaultySmtp, http
+from faulty import API_HOST, API_STEPS, REMOTE, SMTP_STEPS, Cut, Fault, FaultyApi, FaultySmtp, Server, Way, http
 
 MESSAGE = smtp_client.build_message("hello@example.com", to=["you@example.com"], subject="Fault", text="Hello")
 MAIL = api_client.build_mail("hello@example.com", to=["you@example.com"], subject="Fault", text="Hello")
@@ -94,6 +94,11 @@ def tell(script: ModuleType, once: Callable[[], object], tries: int) -> tuple[in
     return 0, False, "accepted"
 
 
+def way_to(server: Server, cut: Cut | None) -> contextlib.AbstractContextManager[Server]:
+    """Return the way to a server: a straight one, or one with a cut."""
+    return Way(server.port, cut) if cut else contextlib.nullcontext(server)
+
+
 def certify(folder: Path, *names: str) -> ssl.SSLContext:
     """Return a server's TLS; the certificate of its authority is in folder/ca.pem."""
     authority = trustme.CA()
@@ -118,17 +123,22 @@ def over_smtp(ca_folder: Path, trusted: ssl.SSLContext) -> Attempt:
     """Return what sends a message to a server with these faults, and says what became of it."""
 
     def attempt(
-        *faults: Fault, tries: int = 1, tls: ssl.SSLContext = trusted, message: object = MESSAGE, messages: int = 1
+        *faults: Fault,
+        tries: int = 1,
+        tls: ssl.SSLContext = trusted,
+        message: object = MESSAGE,
+        messages: int = 1,
+        cut: Cut | None = None,
     ) -> Outcome:
         def once() -> None:
-            smtp = smtp_client.connect(REMOTE, server.port, "user", "password", timeout=PATIENCE)
+            smtp = smtp_client.connect(REMOTE, way.port, "user", "password", timeout=PATIENCE)
             with contextlib.closing(smtp):
                 for _ in range(messages):
                     smtp_client.send(smtp, message)
                 with contextlib.suppress(OSError):
                     smtp.quit()
 
-        with pytest.MonkeyPatch.context() as environ, FaultySmtp(tls, faults) as server:
+        with pytest.MonkeyPatch.context() as environ, FaultySmtp(tls, faults) as server, way_to(server, cut) as way:
             environ.setenv("SSL_CERT_FILE", str(ca_folder / "ca.pem"))
             told = tell(smtp_client, once, tries)
         return Outcome(*told, server.taken)
@@ -141,12 +151,17 @@ def over_api(ca_folder: Path, trusted: ssl.SSLContext) -> Attempt:
     """Return what sends a mail to an API with these faults, and says what became of it."""
 
     def attempt(
-        *faults: Fault, tries: int = 1, tls: ssl.SSLContext = trusted, mail: object = MAIL, mails: int = 1
+        *faults: Fault,
+        tries: int = 1,
+        tls: ssl.SSLContext = trusted,
+        mail: object = MAIL,
+        mails: int = 1,
+        cut: Cut | None = None,
     ) -> Outcome:
-        with pytest.MonkeyPatch.context() as environ, FaultyApi(tls, faults) as server:
+        with pytest.MonkeyPatch.context() as environ, FaultyApi(tls, faults) as server, way_to(server, cut) as way:
             for name in ("http_proxy", "all_proxy", "no_proxy"):
                 environ.setenv(name, "")
-            environ.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
+            environ.setenv("https_proxy", f"http://127.0.0.1:{way.port}")
             environ.setenv("REQUESTS_CA_BUNDLE", str(ca_folder / "ca.pem"))
             environ.setenv("NETRC", os.devnull)
             api = api_client.open_api("token", sandbox_id="4242", timeout=PATIENCE)
@@ -430,6 +445,29 @@ def test_api_any_trouble(over_api: Attempt, faults: list[Fault], tries: int) -> 
 
 
 # Both
+
+
+@pytest.mark.parametrize(
+    ("arrives", "then"),
+    [(slice(end), then) for end in (0, 1, -1, None) for then in CUTS[:2]] + [(slice(None), "stall")],
+)
+@pytest.mark.parametrize("piece", range(14))
+@pytest.mark.parametrize("sender", ["client", "server"])
+@pytest.mark.parametrize("script", ["over_smtp", "over_api"])
+def test_the_way_is_cut(
+    script: str, sender: str, piece: int, arrives: slice, then: str, request: pytest.FixtureRequest
+) -> None:
+    outcome = request.getfixturevalue(script)(cut=Cut(sender, piece, arrives, then))
+    assert_true(outcome, said_no=False)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["client", "server"]), st.integers(0, 14), st.integers(0, 1500), st.sampled_from(CUTS[:2]))
+def test_the_way_is_cut_anywhere(
+    over_smtp: Attempt, over_api: Attempt, sender: str, piece: int, length: int, then: str
+) -> None:
+    for attempt in (over_smtp, over_api):
+        assert_true(attempt(cut=Cut(sender, piece, slice(length), then)), said_no=False)
 
 
 @pytest.mark.parametrize("script", ["over_smtp", "over_api"])
