@@ -18,13 +18,14 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 
 if __name__ == "__main__":  # ahead of the other imports, which take most of the time
 
     def interrupted(*_: object) -> None:
         """Say so in one line and leave with status 130, at whatever moment Ctrl-C is pressed."""
-        with contextlib.suppress(OSError):
-            os.write(2, b"api_client: interrupted; look in Mailtrap before you send it again\n")
+        with contextlib.suppress(OSError, AttributeError):  # closed, or None
+            os.write(sys.stderr.fileno(), b"api_client: interrupted; look in Mailtrap before you send it again\n")
         os._exit(130)
 
     signal.signal(signal.SIGINT, interrupted)
@@ -38,7 +39,6 @@ import logging
 import mimetypes
 import random
 import re
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -201,13 +201,16 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         happened = happened.replace(secret, "***")
     happened = "".join(char if char.isprintable() else " " for char in happened)
     happened = " ".join(happened.split())[:400]
-    # requests raises the same errors at every step; only what fails to connect, and at once, has sent nothing.
+    # requests raises the same errors at every step; only what fails to connect has sent nothing.
     steps = {f.f_code.co_name for f in frames if re.match(r"(requests|urllib3)\.", f.f_globals.get("__name__", ""))}
     from_the_api = not re.search("Invalid JSON|Empty response body|Unknown error", happened)
     refused = 400 <= code <= 499 or (code in (500, 503) and from_the_api)
-    invalid = isinstance(error, OSError) and isinstance(error, ValueError)  # a URL or header, to requests
-    unsent = "resolve_redirects" not in steps and (invalid or "connect" in steps or "cert_verify" in steps)
-    if not (refused or unsent):
+    invalid = isinstance(error, OSError) and isinstance(error, ValueError) and "urlopen" not in steps  # URL or header
+    unsent = invalid or "connect" in steps or "cert_verify" in steps
+    # After a redirect all this is about another request than the one that may have been taken.
+    answers = [f.f_locals.get("response") for f in frames if f.f_code.co_name == "_process_response"]
+    redirected = "resolve_redirects" in steps or any(getattr(answer, "history", None) for answer in answers)
+    if redirected or not (refused or unsent):
         return happened, "It may have been taken: look in Mailtrap before you send it again.", 74, False
     ca_file = "name your company's CA file in REQUESTS_CA_BUNDLE"
     token = "Is MAILTRAP_API_TOKEN whole, unexpired, for live sending? Is the domain of MAILTRAP_FROM_EMAIL verified?"
@@ -240,7 +243,7 @@ def explain(error: Exception, *, stream: str = "sandbox", secrets: Iterable[str]
         (r"invalid", 78, False, "Check HTTPS_PROXY and MAILTRAP_API_TOKEN."),
     ):
         # fmt: on
-        if re.match(pattern, f"{type(cause).__name__} {happened}".lower()):
+        if re.match(pattern, f"{type(cause).__name__} {happened} ".lower()):
             return happened, advice, status, again
     return happened, "Nothing was sent: check the network and HTTPS_PROXY.", 69, False
 
@@ -401,7 +404,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verbose:
             logging.basicConfig(format="%(message)s")
             logging.getLogger("urllib3").setLevel(logging.DEBUG)
+            logging.getLogger("urllib3.connection").disabled = True  # its warnings bring a traceback
         return 0 if args.dry_run else deliver(settings, mail)
+    except MemoryError:
+        return report_failure("not enough memory", "Attach less.", status)
     except OSError as error:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)

@@ -18,13 +18,14 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 
 if __name__ == "__main__":  # ahead of the other imports, which take most of the time
 
     def interrupted(*_: object) -> None:
         """Say so in one line and leave with status 130, at whatever moment Ctrl-C is pressed."""
-        with contextlib.suppress(OSError):
-            os.write(2, b"smtp_client: interrupted; look in Mailtrap before you send it again\n")
+        with contextlib.suppress(OSError, AttributeError):  # closed, or None
+            os.write(sys.stderr.fileno(), b"smtp_client: interrupted; look in Mailtrap before you send it again\n")
         os._exit(130)
 
     signal.signal(signal.SIGINT, interrupted)
@@ -40,7 +41,6 @@ import re
 import smtplib
 import socket
 import ssl
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -181,7 +181,9 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
     del without_bcc["Bcc"]
     # Unfolded, as Mailtrap wants X-MT-Custom-Variables.
     content = without_bcc.as_bytes(policy=message.policy.clone(linesep="\r\n", max_line_length=None))
-    return smtp.sendmail(message["From"].addresses[0].addr_spec, recipients, content)
+    refused = smtp.sendmail(message["From"].addresses[0].addr_spec, recipients, content)
+    # smtplib takes 250 and 251 for a yes, RFC 5321 every 2xx.
+    return {address: reply for address, reply in refused.items() if not 200 <= reply[0] <= 299}
 
 
 def send_with_retries(
@@ -274,7 +276,7 @@ def explain(error: Exception, *, secrets: Iterable[str] = ()) -> tuple[str, str,
          "Is the server up, MAILTRAP_SMTP_PORT right? Networks block 25, 465, 587, seldom 2525: else use the API."),
     ):
         # fmt: on
-        if re.match(pattern, f"{type(error).__name__} {happened}".lower()):
+        if re.match(pattern, f"{type(error).__name__} {happened} ".lower()):
             return happened, advice, status, again
     if isinstance(error, OSError | ValueError):
         return happened, "Nothing was sent: check the network and MAILTRAP_SMTP_HOST.", 69, False
@@ -374,7 +376,7 @@ def deliver(settings: Mapping[str, str], message: EmailMessage, *, verbose: bool
     host, port = settings["MAILTRAP_SMTP_HOST"].lower(), int(settings["MAILTRAP_SMTP_PORT"])
     username, password = settings["MAILTRAP_SMTP_USERNAME"], settings["MAILTRAP_SMTP_PASSWORD"]
     secrets = [password, f"\0{username}\0{password}"] if password else []
-    secrets += [base64.b64encode(secret.encode()).decode() for secret in secrets]
+    secrets += [base64.b64encode(secret.encode(errors="replace")).decode().rstrip("=") for secret in secrets]
     explain_safely = functools.partial(explain, secrets=secrets)
 
     def attempt() -> tuple[str, dict[str, tuple[int, bytes]]]:
@@ -437,6 +439,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(message.as_string(policy=message.policy.clone(linesep="\n", max_line_length=None)), sys.stdout)
             return 0
         return deliver(settings, message, verbose=args.verbose)
+    except MemoryError:
+        return report_failure("not enough memory", "Attach less.", status)
     except OSError as error:
         happened = f"cannot read {error.filename!r}: {error.strerror}"
         return report_failure(happened, "Check that the file exists and may be read.", status)

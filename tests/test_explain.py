@@ -52,6 +52,9 @@ SMTP_REPLIES = [
     ("DATA", "552 5.3.4 Error: message too big", 65, 1, "10 MB"),
     ("DATA", "421 4.3.2 Shutting down", 75, 4, "later"),
     ("DATA", "554 5.6.0 Spam", 65, 1, "content"),
+    ("AUTH", "535", 77, 1, "MAILTRAP_SMTP_PASSWORD"),
+    ("RCPT", "550", 65, 1, "MAILTRAP_TO_EMAIL"),
+    ("DATA", "451", 75, 4, "later"),
 ]
 
 
@@ -449,6 +452,13 @@ def test_who_was_refused_and_who_was_not_is_told(call: Run, fake: FakeMailtrap) 
         f"smtp_client: refused for {refused[0]}, {refused[1]}: 551 no 1; 550 no 0\n"
         "The others have it: send it again to these alone, once their addresses are corrected.\n"
     )
+
+
+def test_a_252_for_a_recipient_is_a_yes(call: Run, fake: FakeMailtrap) -> None:
+    fake.smtp_replies["RCPT"] = ["", "252 2.1.5 Cannot verify, but will try"]
+    result = call("smtp_client", "--to", "a@example.com", "--to", "b@example.com")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "  To          a@example.com, b@example.com\n" in result.stdout
 
 
 def test_a_mail_catcher_is_not_taken_for_mailtrap(call: Run, fake: FakeMailtrap) -> None:

@@ -60,6 +60,7 @@ API_PUZZLES = (  # no whole answer
     *(http(200, SUCCESS)[:-1], http(429, ERRORS)[:-1], http(500, ERRORS)[:-1]),
     *(http(200, SUCCESS, "Content-Encoding: gzip"), http(200, gzip.compress(b"{}")[:-9], "Content-Encoding: gzip")),
     http(200, SUCCESS).replace(b"Content-Length: ", b"Content-Length: 1\r\nX: "),
+    *(http(200, SUCCESS).replace(b"Content-Length: ", b"Content-Length: 1, "), http(200, SUCCESS, "Content-Length: 9")),
     http(200, SUCCESS)[:-1].replace(b"Content-Length: ", b"Content-Length: -"),
     b"HTTP/1.1 200 Ok\r\nTransfer-Encoding: chunked\r\n\r\nwhat?\r\n",
     b"HTTP/1.1 200 Ok\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
@@ -392,10 +393,11 @@ def test_api_redirect(over_api: Attempt, status: int, place: str) -> None:
     assert_true(over_api(Fault("body", reply, "close")), said_no=False)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_api_redirect_after_taking_that_leads_nowhere(over_api: Attempt, place: str) -> None:
-    reply = http(303, b"<h1>Over there</h1>", f"Location: {place}")
-    assert over_api(Fault("body", reply, "close", takes=True)).status == 74
+@pytest.mark.parametrize("place", [f"https://{API_HOST}/api/send/4242", "/elsewhere", "https://", *PLACES])
+def test_api_redirect_after_taking(over_api: Attempt, place: str) -> None:
+    for then in ("close", "go on"):
+        reply = http(303, b"<h1>Over there</h1>", f"Location: {place}")
+        assert over_api(Fault("body", reply, then, takes=True)).status == 74
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])

@@ -202,3 +202,11 @@ def test_a_copy_of_the_script_elsewhere_needs_nothing_of_the_repository(
         [sys.executable, str(copy)], env={**os.environ, **fake.settings}, capture_output=True, check=False, cwd=tmp_path
     )
     assert (result.returncode, len(fake.messages)) == (0, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/zero and a limit for memory")
+@pytest.mark.parametrize(("script", "kilobytes"), [("smtp_client", 600_000), ("api_client", 900_000)])
+def test_an_attachment_too_big_for_the_memory_is_named(script: str, kilobytes: int, fake: FakeMailtrap) -> None:
+    program = f"ulimit -v {kilobytes}; {sys.executable} {REPOSITORY / script}.py --attach /dev/zero"
+    result = shell(program, fake)
+    assert (result.returncode, result.stderr) == (2, f"{script}: not enough memory\nAttach less.\n")
