@@ -210,3 +210,10 @@ def test_an_attachment_too_big_for_the_memory_is_named(script: str, kilobytes: i
     program = f"ulimit -v {kilobytes}; {sys.executable} {REPOSITORY / script}.py --attach /dev/zero"
     result = shell(program, fake)
     assert (result.returncode, result.stderr) == (2, f"{script}: not enough memory\nAttach less.\n")
+
+
+@posix
+def test_a_password_that_no_login_can_carry_is_named_on_localhost_too(run: Run, fake: FakeMailtrap) -> None:
+    result = run("smtp_client", MAILTRAP_SMTP_PASSWORD="pass\udcff")
+    assert (result.returncode, fake.messages) == (78, [])
+    assert result.stderr.endswith("\nCheck MAILTRAP_SMTP_HOST, MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD.\n")
