@@ -190,7 +190,7 @@ class FakeMailtrap:
         self.verified_domains = {"example.com"}
         self._ids = itertools.count(5_000_001)
         self.open_connections: set[SMTP] = set()
-        self._tunnels: set[asyncio.Task[None] | None] = set()
+        self._tunnels: set[asyncio.Task[None]] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -310,11 +310,11 @@ class FakeMailtrap:
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve as the HTTPS proxy that leads Mailtrap's host names here."""
         task = asyncio.current_task()
+        assert task
         self._tunnels.add(task)  # or it might be collected as garbage while it waits
-        try:
+        task.add_done_callback(self._tunnels.discard)
+        with contextlib.suppress(asyncio.CancelledError):  # still open at the end; asyncio would show a traceback
             await self._relay(reader, writer)
-        finally:
-            self._tunnels.discard(task)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
