@@ -1,271 +1,141 @@
-"""Mailtrap on loopback: its SMTP server and its API, to try the two scripts without an account.
+"""Mailtrap on 127.0.0.1: its SMTP server and its API, to try the two scripts without an account.
 
     python tests/fake_mailtrap.py                 run both scripts, show what arrived
-    python tests/fake_mailtrap.py COMMAND ...     run any command that way
-    python tests/fake_mailtrap.py --serve         stay up, print the settings to use
+    python tests/fake_mailtrap.py COMMAND ...     run any command that way, show what arrives
 
 The replies, error bodies, limits and required fields are the documented ones: docs.mailtrap.io and
 the OpenAPI descriptions in github.com/mailtrap/mailtrap-openapi.
 """
 
-import asyncio
 import base64
-import binascii
-import contextlib
-import hmac
 import itertools
 import json
 import logging
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from email import message_from_bytes
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP as SMTP_POLICY
+from email.policy import default
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
-import jsonschema
 import trustme
-from aiohttp import web
-from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
 
-STREAM_OF_HOST = {
+STREAMS = {
     "sandbox.api.mailtrap.io": "sandbox",
     "send.api.mailtrap.io": "transactional",
     "bulk.api.mailtrap.io": "bulk",
 }
 SMTP_HOSTS = ("sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io")
-HOSTS = ("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAM_OF_HOST)
+HOSTS = ("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAMS)
 TOO_MANY = "Requested action not taken: too many emails per second"
 QUOTA = "The email limit is reached. Please upgrade your plan"
+TOO_BIG = "552 5.3.4 Error: message too big"
+SMTP_TEXTS = {  # what aiosmtpd says, and what Mailtrap says in its place
+    b"220 Ready to start TLS": "220 2.0.0 Start TLS",
+    b"354 End data with <CR><LF>.<CR><LF>": "354 Go ahead",
+    b"552 Error: message size exceeds fixed maximum message size": TOO_BIG,
+    b"552 Error: Too much mail data": TOO_BIG,
+    b"221 Bye": "221 2.0.0 Bye",
+}
+FIELDS = {
+    **dict.fromkeys(
+        ("from", "reply_to", "template_variables", "custom_variables", "headers"), dict
+    ),
+    **dict.fromkeys(("to", "cc", "bcc", "attachments"), list),
+    **dict.fromkeys(("subject", "text", "html", "category", "template_uuid"), str),
+}
 
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's, on standard error
-
-# What aiosmtpd says, and what Mailtrap says in its place.
-SMTP_TEXTS = {
-    "220 Ready to start TLS": "220 2.0.0 Start TLS",
-    "354 End data with <CR><LF>.<CR><LF>": "354 Go ahead",
-    "552 Error: message size exceeds fixed maximum message size": "552 5.3.4 Error: message too big",
-    "552 Error: Too much mail data": "552 5.3.4 Error: message too big",
-}
-
-_text = {"type": "string", "minLength": 1}
-_address = {
-    "type": "object",
-    "required": ["email"],
-    "properties": {"email": {"type": "string", "pattern": r"^[^@\s<>]+@[^@\s<>]+$"}, "name": {"type": "string"}},
-    "additionalProperties": False,
-}
-_addresses = {"type": "array", "maxItems": 1000, "items": _address}
-_attachment = {
-    "type": "object",
-    "required": ["content", "filename"],
-    "properties": {
-        "content": _text,
-        "filename": _text,
-        "type": _text,
-        "disposition": {"enum": ["inline", "attachment"]},
-        "content_id": {"type": "string"},
-    },
-    "additionalProperties": False,
-}
-_fields = {
-    "from": _address,
-    "to": _addresses,
-    "cc": _addresses,
-    "bcc": _addresses,
-    "reply_to": _address,
-    "subject": _text,
-    "text": _text,
-    "html": _text,
-    "category": {"type": "string", "maxLength": 255},
-    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
-    "custom_variables": {"type": "object", "additionalProperties": {"type": "string"}},
-    "attachments": {"type": "array", "items": _attachment},
-    "template_uuid": {"type": "string", "pattern": "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"},
-    "template_variables": {"type": "object"},
-}
-REQUEST = {"type": "object", "properties": _fields, "additionalProperties": False}
 
 
 @dataclass
 class Captured:
-    """One message that was accepted: its envelope, and the message as a recipient would see it."""
+    """One message that was accepted."""
 
     transport: str
     stream: str
-    id: str
     sender: str
     recipients: list[str]
-    message: EmailMessage
-    source: Any = field(repr=False)
+    subject: str
+    text: str
+    html: str
+    files: list[str]
+    source: Any
     """The bytes after DATA, or the JSON of the request."""
+    id: str = ""
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
 
-
-def problems_of(request: Any) -> list[str]:
-    """Return what the API finds wrong with one request to send; an empty list if nothing."""
-    if not isinstance(request, dict):
-        return ["request body must be a JSON object"]
-    wrong = [
-        f"'{'.'.join(map(str, error.path))}' is invalid: {error.message}"
-        for error in jsonschema.Draft202012Validator(REQUEST).iter_errors(request)
-    ]
-    if "from" not in request:
-        wrong.append("'from' is required")
-    if not any(request.get(name) for name in ("to", "cc", "bcc")):
-        wrong.append("'to', 'cc' or 'bcc' address is required")
-    if "template_uuid" in request:
-        wrong += [
-            f"'{name}' is not allowed with 'template_uuid'"
-            for name in ("subject", "text", "html", "category")
-            if name in request
-        ]
-    else:
-        if "subject" not in request:
-            wrong.append("'subject' is required")
-        if not ("text" in request or "html" in request):
-            wrong.append("must specify either text or html body")
-    for attachment in request.get("attachments", []):
-        try:
-            base64.b64decode(attachment["content"], validate=True)
-        except (binascii.Error, ValueError, KeyError, TypeError):
-            wrong.append("'attachments' content is not base64")
-    return wrong
-
-
-def message_of(request: dict[str, Any]) -> EmailMessage:
-    """Return the message that a valid request describes."""
-
-    def addresses(*found: dict[str, str]) -> list[Address]:
-        return [Address(one.get("name", ""), addr_spec=one["email"]) for one in found]
-
-    message = EmailMessage(policy=SMTP_POLICY)
-    message["From"] = addresses(request["from"])
-    for name in ("to", "cc"):
-        if request.get(name):
-            message[name.title()] = addresses(*request[name])
-    if "reply_to" in request:
-        message["Reply-To"] = addresses(request["reply_to"])
-    message["Subject"] = request.get("subject", f"(template {request.get('template_uuid')})")
-    for name, value in request.get("headers", {}).items():
-        message[name] = value
-    text, html = request.get("text"), request.get("html")
-    message.set_content(text or html or "", subtype="html" if html and not text else "plain")
-    if text and html:
-        message.add_alternative(html, subtype="html")
-    for attachment in request.get("attachments", []):
-        maintype, _, subtype = attachment.get("type", "application/octet-stream").partition("/")
-        message.add_attachment(
-            base64.b64decode(attachment["content"]),
-            maintype,
-            subtype,
-            filename=attachment["filename"],
-            disposition=attachment.get("disposition", "attachment"),
-            cid=f"<{attachment['content_id']}>" if "content_id" in attachment else None,
-        )
-    return message
+    def describe(self) -> str:
+        """Return what a person would want to check."""
+        lines = [f"Arrived over {self.transport} in the {self.stream} stream: {self.subject}"]
+        lines += [f"  from {self.sender} for {', '.join(self.recipients)}"]
+        lines += [f"  | {line}" for line in (self.text or self.html).rstrip().splitlines()]
+        return "\n".join([*lines, *(f"  attached: {name}" for name in self.files)])
 
 
 class FakeMailtrap:
-    """SMTP server, API and HTTPS proxy on free ports of 127.0.0.1; use it in a with statement."""
+    """SMTP server, and API with its HTTPS proxy, on free ports; use it in a with statement."""
+
+    username, password = "sandbox-user-0815", "sandbox-pa55w0rd-canary"
+    token, sandbox_id = "api-t0ken-canary-4711", "4242"
+    verified_domain = "example.com"
 
     def __init__(self) -> None:
-        """Set up the settings that a client needs; the servers start on entering."""
-        self.username, self.password = "sandbox-user-0815", "sandbox-pa55w0rd-canary"
-        self.token, self.sandbox_id, self.account_id = "api-t0ken-canary-4711", "4242", "99"
-        self.verified_domains = {"example.com"}
-        self._ids = itertools.count(5_000_001)
+        """Set up what the servers share; they start on entering."""
+        self.ids = itertools.count(5_000_001)
         self.open_connections: set[SMTP] = set()
-        self._tunnels: set[asyncio.Task[None]] = set()
+        self.announce: Any = lambda captured: None  # called with each message that arrives
         self.reset()
 
     def reset(self) -> None:
         """Forget what arrived and lift all limits."""
         self.messages: list[Captured] = []
-        self.requests: list[tuple[str, str, str, Any]] = []
-        """Each request to the API: host, method, path, JSON."""
-        self.commands: list[str] = []
-        """Each SMTP command, without the arguments of AUTH."""
-        self.logins: list[tuple[str, bool]] = []
-        """Each AUTH that was tried: mechanism, and whether TLS was on."""
-        self.rate: int | None = None
-        self.quota: int | None = None
+        self.requests: list[tuple[str, str, Any]] = []  # to the API: host, path, JSON
+        self.logins: list[tuple[str, bool]] = []  # mechanism, and whether TLS was on
+        self.rate = self.quota = 1_000_000
         self.connections = 10
         self.size = 5 * 1024 * 1024
-        self.mechanisms = "PLAIN LOGIN CRAM-MD5"
-        self.starttls = True
-        self.smtp_replies: dict[str, list[str]] = {}
-        """Replies to give once each in place of the real one, by SMTP command."""
-        self.api_replies: list[tuple[int, Any]] = []
-        """Answers of the API to give once each in place of the real one: status, JSON or text."""
-        self._accepted_at: list[float] = []
-
-    # Starting and stopping
 
     def __enter__(self) -> "FakeMailtrap":
         """Start the servers."""
-        self._stack = contextlib.ExitStack()
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name)
         self.authority = trustme.CA()
-        self.ca_file = self.folder / "ca.pem"
-        self.authority.cert_pem.write_to_path(str(self.ca_file))
+        self.authority.cert_pem.write_to_path(str(self.folder / "ca.pem"))
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.authority.issue_cert(*HOSTS).configure_cert(self.tls)
-        self.loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        thread.start()
-        self._stack.callback(self.loop.close)
-        self._stack.callback(thread.join)
-        self._stack.callback(self.loop.call_soon_threadsafe, self.loop.stop)
-        self._runner = web.AppRunner(self._application())
-        self._do(self._start())
-        self._stack.callback(lambda: self._do(self._stop()))
+        self.smtp = _SmtpServer(self)
+        self.smtp.start()
+        self.api = _ApiServer(("127.0.0.1", 0), _Api)
+        self.api.fake = self
+        threading.Thread(target=self.api.serve_forever, args=[0.05], daemon=True).start()
+        self.smtp_port, self.api_port = self.smtp.port, self.api.server_port
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the servers."""
-        self._stack.close()
-
-    def _do(self, job: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(job, self.loop).result(10)
-
-    async def _start(self) -> None:
-        smtp = await self.loop.create_server(lambda: _Smtp(self), "127.0.0.1", 0)
-        proxy = await asyncio.start_server(self._tunnel, "127.0.0.1", 0)
-        await self._runner.setup()
-        api = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
-        await api.start()
-        self._servers = [smtp, proxy]
-        self.smtp_port: int = smtp.sockets[0].getsockname()[1]
-        self.proxy_port: int = proxy.sockets[0].getsockname()[1]
-        self.api_port: int = self._runner.addresses[0][1]
-
-    async def _stop(self) -> None:
-        for server in self._servers:
-            server.close()
-        await self._runner.cleanup()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0)
+        self.smtp.stop()
+        self.api.shutdown()
+        self.api.server_close()
+        self.temporary.cleanup()
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a client needs in its environment to reach these servers in place of Mailtrap's."""
-        proxy = f"http://127.0.0.1:{self.proxy_port}"
+        """What a client needs in its environment to reach these servers, not Mailtrap's."""
+        proxy, ca_file = f"http://127.0.0.1:{self.api_port}", str(self.folder / "ca.pem")
         return {
             "MAILTRAP_SMTP_HOST": "127.0.0.1",
             "MAILTRAP_SMTP_PORT": str(self.smtp_port),
@@ -276,407 +146,331 @@ class FakeMailtrap:
             "MAILTRAP_SANDBOX_ID": self.sandbox_id,
             "MAILTRAP_FROM_EMAIL": "Mailtrap Test <hello@example.com>",
             "MAILTRAP_TO_EMAIL": "you@example.com",
-            "SSL_CERT_FILE": str(self.ca_file),
-            "REQUESTS_CA_BUNDLE": str(self.ca_file),
-            "HTTPS_PROXY": proxy,
-            "https_proxy": proxy,
-            "NO_PROXY": "",
-            "no_proxy": "",
+            **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), ca_file),
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), ""),
+            "NETRC": os.devnull,
             "PYTHON_DOTENV_DISABLED": "1",
         }
 
-    # What both transports share
+    def limit(self) -> str:
+        """Return what Mailtrap says if the quota or the rate per 10 seconds is used up, or ""."""
+        recent = (datetime.now(timezone.utc) - timedelta(seconds=10)).isoformat()
+        if len(self.messages) >= self.quota:
+            return QUOTA
+        return TOO_MANY if sum(one.at > recent for one in self.messages) >= self.rate else ""
 
-    def over_rate(self) -> bool:
-        """Say whether the rate (messages per 10 seconds) is used up just now."""
-        recent = [at for at in self._accepted_at if at > time.monotonic() - 10]
-        return self.rate is not None and len(recent) >= self.rate
-
-    def over_quota(self) -> bool:
-        """Say whether the plan's quota is used up."""
-        return self.quota is not None and len(self.messages) >= self.quota
-
-    def capture(
-        self, transport: str, stream: str, sender: str, recipients: list[str], message: EmailMessage, source: Any
-    ) -> str:
+    def capture(self, captured: Captured) -> str:
         """Keep an accepted message and return its id."""
-        captured = Captured(transport, stream, str(next(self._ids)), sender, recipients, message, source)
+        captured.id = str(next(self.ids))
         self.messages.append(captured)
-        self._accepted_at.append(time.monotonic())
+        self.announce(captured)
         return captured.id
 
-    # The API
 
-    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve as the HTTPS proxy that leads Mailtrap's host names here."""
-        task = asyncio.current_task()
-        assert task
-        self._tunnels.add(task)  # or it might be collected as garbage while it waits
-        task.add_done_callback(self._tunnels.discard)
-        with contextlib.suppress(asyncio.CancelledError):  # still open at the end; asyncio would show a traceback
-            await self._relay(reader, writer)
+class _ApiServer(ThreadingHTTPServer):
+    request_queue_size = 100
+    fake: FakeMailtrap
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        target = re.match(r"CONNECT ([\w.]+):443 ", request)
-        if not target or target[1] not in {*STREAM_OF_HOST, "mailtrap.io"}:
-            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            writer.close()
-            return
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.api_port)
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that break off."""
 
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while chunk := await source.read(65536):
-                    sink.write(chunk)
-                    await sink.drain()
-            sink.close()
 
-        await asyncio.gather(pump(reader, upstream_writer), pump(upstream_reader, writer))
+class _Api(BaseHTTPRequestHandler):
+    """One connection: TLS, or a tunnel with TLS in it, as the server is its own HTTPS proxy."""
 
-    def _application(self) -> web.Application:
-        application = web.Application(client_max_size=60 * 1024 * 1024, middlewares=[self._gate])
-        for path in ("/api/send", "/api/send/{sandbox_id}"):
-            application.router.add_post(path, self._send)
-        for path in ("/api/batch", "/api/batch/{sandbox_id}"):
-            application.router.add_post(path, self._batch)
-        application.router.add_get("/api/accounts", self._accounts)
-        application.router.add_get("/api/accounts/{account_id}/stats", self._stats)
-        messages = "/api/accounts/{account_id}/inboxes/{sandbox_id}/messages"
-        application.router.add_get(messages, self._messages)
-        application.router.add_get(messages + "/{id}", self._message)
-        application.router.add_get(messages + "/{id}/body.{form}", self._body)
-        return application
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-    @web.middleware
-    async def _gate(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Record the request and check what all calls have in common."""
-        body = await request.read()
+    def setup(self) -> None:
+        super().setup()
+        self.fake = self.server.fake
+        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":
+            self.start_tls()
+
+    def start_tls(self) -> None:
+        self.connection = self.fake.tls.wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+
+    def log_message(self, *_: object) -> None:
+        """Leave standard error to the client."""
+
+    def do_CONNECT(self) -> None:
+        """Lead Mailtrap's host names here."""
+        if self.path.removesuffix(":443") not in (*STREAMS, "mailtrap.io"):
+            return self.answer(403, {"error": "Forbidden"})
+        self.close_connection = False
+        self.send_response(200)
+        self.end_headers()
+        return self.start_tls()
+
+    def do_POST(self) -> None:
+        """Record the request, check what all calls have in common, and answer."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            content = json.loads(body) if body else None
-        except ValueError:
-            return self._refuse(400, "request body is not JSON")
-        self.requests.append((request.host, request.method, request.path, content))
-        if self.api_replies:
-            status, answer = self.api_replies.pop(0)
-            if isinstance(answer, str):
-                return web.Response(status=status, text=answer, content_type="text/html")
-            return web.json_response(answer, status=status)
-        if request.headers.get("Authorization") != f"Bearer {self.token}":
-            return self._refuse(401, "Unauthorized")
-        stream = STREAM_OF_HOST.get(request.host)
-        sandbox_id = request.match_info.get("sandbox_id")
-        for_an_account = request.path.startswith("/api/accounts")
-        if for_an_account == bool(stream) or request.match_info.get("account_id") not in (None, self.account_id):
-            return web.json_response({"error": "Not Found"}, status=404)
-        if sandbox_id != (self.sandbox_id if stream == "sandbox" or (for_an_account and sandbox_id) else None):
-            return self._refuse(404, "Not Found")
-        if for_an_account:
-            return await handler(request)
-        if len(body) > self.size * 4 // 3:
-            return self._refuse(413, "Request Entity Too Large")
-        if self.over_quota():
-            return self._refuse(429, QUOTA)
-        if self.over_rate():
-            return self._refuse(429, "Rate limit exceeded")
-        return await handler(request)
+            content = json.loads(body or b"null")
+        except (ValueError, RecursionError):
+            return self.answer(400, errors("request body is not JSON"))
+        host = self.headers.get("Host", "").removesuffix(":443")
+        self.fake.requests.append((host, self.path, content))
+        if self.headers.get("Authorization") != f"Bearer {self.fake.token}":
+            return self.answer(401, errors("Unauthorized"))
+        if len(body) > self.fake.size * 4 // 3:
+            return self.answer(413, errors("Request Entity Too Large"))
+        if (self.command, host) == ("GET", "mailtrap.io"):
+            return self.answer(*self.read_back())
+        return self.answer(*self.send(STREAMS.get(host, ""), content))
 
-    @staticmethod
-    def _refuse(status: int, *errors: str) -> web.Response:
-        return web.json_response({"success": False, "errors": list(errors)}, status=status)
+    do_GET = do_POST
 
-    def _take(self, stream: str, mail: dict[str, Any]) -> list[str]:
-        recipients = [one["email"] for name in ("to", "cc", "bcc") for one in mail.get(name, [])]
-        first = self.capture("api", stream, mail["from"]["email"], recipients, message_of(mail), mail)
-        return [first] if stream == "sandbox" else [f"{first}-{number}" for number in range(len(recipients))]
+    def answer(self, status: int, content: Any) -> None:
+        """Send JSON, or a text as it is."""
+        is_text = isinstance(content, str)
+        body = content.encode() if is_text else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if is_text else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-    def _unverified(self, stream: str, mail: dict[str, Any]) -> bool:
-        return stream != "sandbox" and mail["from"]["email"].rpartition("@")[2] not in self.verified_domains
+    def send(self, stream: str, content: Any) -> tuple[int, Any]:
+        """Take a message or a batch."""
+        place = f"/{self.fake.sandbox_id}" if stream == "sandbox" else ""
+        if not stream or self.path not in (f"/api/send{place}", f"/api/batch{place}"):
+            return 404, {"error": "Not Found"}
+        if limit := self.fake.limit():
+            return 429, errors("Rate limit exceeded" if limit == TOO_MANY else limit)
+        if self.path.startswith("/api/send"):
+            return self.take(stream, content)
+        batch = content if isinstance(content, dict) else {}
+        base, requests = batch.get("base") or {}, batch.get("requests")
+        if not (isinstance(base, dict) and isinstance(requests, list) and requests):
+            return 400, errors("empty field: 'requests'")
+        if len(requests) > 500:
+            return 400, errors("'requests' must not exceed 500 messages")
+        mails = [{**base, **one} if isinstance(one, dict) else one for one in requests]
+        return 200, {"success": True, "responses": [self.take(stream, one)[1] for one in mails]}
 
-    async def _send(self, request: web.Request) -> web.Response:
-        mail, stream = await request.json(), STREAM_OF_HOST[request.host]
+    def take(self, stream: str, mail: Any) -> tuple[int, Any]:
+        """Capture one message, or say what is wrong with it."""
         if problems := problems_of(mail):
-            return self._refuse(400, *problems)
-        if self._unverified(stream, mail):
-            return self._refuse(401, "Unauthorized")
-        return web.json_response({"success": True, "message_ids": self._take(stream, mail)})
+            return 400, errors(*problems)
+        sender = mail["from"]["email"]
+        if stream != "sandbox" and not sender.endswith(f"@{self.fake.verified_domain}"):
+            return 401, errors("Unauthorized")
+        people = [one["email"] for name in ("to", "cc", "bcc") for one in mail.get(name, [])]
+        texts = [mail.get(name, "") for name in ("subject", "text", "html")]
+        files = [one["filename"] for one in mail.get("attachments", [])]
+        first = self.fake.capture(Captured("the API", stream, sender, people, *texts, files, mail))
+        ids = [f"{first}-{number}" for number in range(len(people))]
+        return 200, {"success": True, "message_ids": [first] if stream == "sandbox" else ids}
 
-    async def _batch(self, request: web.Request) -> web.Response:
-        batch, stream = await request.json(), STREAM_OF_HOST[request.host]
-        if not isinstance(batch, dict) or not batch.get("requests"):
-            return self._refuse(400, "empty field: 'requests'")
-        if len(batch["requests"]) > 500:
-            return self._refuse(400, "'requests' must not exceed 500 messages")
-        responses = []
-        for single in batch["requests"]:
-            mail = {**batch.get("base", {}), **single}
-            problems = problems_of(mail) or (["Unauthorized"] if self._unverified(stream, mail) else [])
-            if problems:
-                responses.append({"success": False, "errors": problems})
-            else:
-                responses.append({"success": True, "message_ids": self._take(stream, mail)})
-        return web.json_response({"success": True, "responses": responses})
-
-    # The account: what was captured, and statistics
-
-    async def _accounts(self, _request: web.Request) -> web.Response:
-        return web.json_response([{"id": int(self.account_id), "name": "Test", "access_levels": [1000]}])
-
-    def _row(self, captured: Captured) -> dict[str, Any]:
-        """Return a captured message as the API lists it."""
-        [sender], [to, *_] = captured.message["From"].addresses, captured.message["To"].addresses
-        path = f"/api/accounts/{self.account_id}/inboxes/{self.sandbox_id}/messages/{captured.id}/"
-        bodies = {kind: self._text(captured, kind) for kind in ("plain", "html")}
-        size = len(captured.message.as_bytes())
-        return {
-            "id": int(captured.id),
-            "inbox_id": int(self.sandbox_id),
-            "sandbox_id": int(self.sandbox_id),
-            "subject": str(captured.message["Subject"]),
-            **dict.fromkeys(("sent_at", "created_at", "updated_at"), captured.at),
-            "from_email": sender.addr_spec,
-            "from_name": sender.display_name,
-            "to_email": to.addr_spec,
-            "to_name": to.display_name,
-            "email_size": size,
-            "human_size": f"{size} Bytes",
-            "is_read": False,
-            "text_body_size": len(bodies["plain"]),
-            "html_body_size": len(bodies["html"]),
-            "html_path": f"{path}body.html",
-            "txt_path": f"{path}body.txt",
-            "raw_path": f"{path}body.raw",
-            "download_path": f"{path}body.eml",
-            "html_source_path": f"{path}body.htmlsource",
-            "blacklists_report_info": False,
-            "smtp_information": {"ok": False},
-        }
-
-    @staticmethod
-    def _text(captured: Captured, kind: str) -> str:
-        part = captured.message.get_body((kind,))
-        return str(part.get_content()) if part else ""
-
-    async def _messages(self, request: web.Request) -> web.Response:
-        """List the sandbox's messages, newest first, 30 at most."""
-        rows = [self._row(captured) for captured in reversed(self.messages) if captured.stream == "sandbox"]
-        search = request.query.get("search", "").lower()
-        found = [row for row in rows if search in f"{row['subject']} {row['to_email']} {row['to_name']}".lower()]
-        return web.json_response(found[:30])
-
-    def _find(self, request: web.Request) -> Captured:
-        for captured in self.messages:
-            if captured.id == request.match_info["id"] and captured.stream == "sandbox":
-                return captured
-        raise web.HTTPNotFound(text='{"error":"Not Found"}', content_type="application/json")
-
-    async def _message(self, request: web.Request) -> web.Response:
-        return web.json_response(self._row(self._find(request)))
-
-    async def _body(self, request: web.Request) -> web.Response:
-        captured, form = self._find(request), request.match_info["form"]
-        if form in ("raw", "eml"):
-            return web.Response(text=captured.message.as_string(), content_type="text/plain")
-        return web.Response(text=self._text(captured, "plain" if form == "txt" else "html"), content_type="text/plain")
-
-    async def _stats(self, request: web.Request) -> web.Response:
-        """Count what was delivered between two days, which must be given."""
-        if not all(
-            re.fullmatch(r"\d{4}-\d\d-\d\d", request.query.get(name, "")) for name in ("start_date", "end_date")
-        ):
-            return web.json_response({"errors": {"start_date": ["is invalid"], "end_date": ["is invalid"]}}, status=422)
-        days = [captured.at[:10] for captured in self.messages if captured.stream != "sandbox"]
-        delivered = sum(request.query["start_date"] <= day <= request.query["end_date"] for day in days)
-        rate = 1.0 if delivered else 0.0
-        others = [f"{name}_{kind}" for name in ("bounce", "open", "click", "spam") for kind in ("count", "rate")]
-        return web.json_response({"delivery_count": delivered, "delivery_rate": rate, **dict.fromkeys(others, 0)})
+    def read_back(self) -> tuple[int, Any]:
+        """Answer as Mailtrap's description has it since May 2026, without account ids."""
+        url = urlsplit(self.path)
+        query = dict(parse_qsl(url.query))
+        if url.path == "/api/stats" and {"start_date", "end_date"} <= set(query):
+            days = [one.at[:10] for one in self.fake.messages if one.stream != "sandbox"]
+            delivered = sum(query["start_date"] <= day <= query["end_date"] for day in days)
+            return 200, {"delivery_count": delivered, "delivery_rate": float(delivered > 0)}
+        if url.path == "/api/stats":
+            return 422, {"errors": {"start_date": ["is invalid"], "end_date": ["is invalid"]}}
+        folder = f"/api/sandboxes/{self.fake.sandbox_id}/messages"
+        captured = [one for one in reversed(self.fake.messages) if one.stream == "sandbox"]
+        if url.path == folder:
+            words = query.get("search", "").lower()
+            found = [one for one in captured if words in one.subject.lower()]
+            return 200, [row_of(one, self.fake.sandbox_id) for one in found[:30]]
+        answers = {f"{folder}/{one.id}/body.txt": one.text for one in captured}
+        answers |= {f"{folder}/{one.id}/body.html": one.html for one in captured}
+        if url.path in answers:
+            return 200, answers[url.path]
+        return 404, {"error": "Not Found"}
 
 
-class _Smtp(SMTP):
-    """One connection, with Mailtrap's texts."""
+def errors(*texts: str) -> dict[str, Any]:
+    """Return the body of a refusal."""
+    return {"success": False, "errors": list(texts)}
+
+
+def problems_of(mail: Any) -> list[str]:
+    """Return what the API finds wrong with one message; an empty list if nothing."""
+    if not isinstance(mail, dict):
+        return ["request body must be a JSON object"]
+    if wrong := [name for name in mail if not isinstance(mail[name], FIELDS.get(name, ()))]:
+        return [f"'{name}' is invalid" for name in wrong]
+    content = {name for name in ("subject", "text", "html", "category") if mail.get(name)}
+    template = "template_uuid" in mail
+    people = [one for name in ("to", "cc", "bcc") for one in mail.get(name, [])]
+    named = [*people, mail.get("from"), *([mail["reply_to"]] if "reply_to" in mail else [])]
+    files = mail.get("attachments", [])
+    checks = {
+        "'from' is required": "from" in mail,
+        "'to', 'cc' or 'bcc' address is required": people,
+        "'to', 'cc' and 'bcc' must not exceed 1000 addresses": len(people) <= 1000,
+        "'email' is invalid": "from" not in mail or all(map(is_address, named)),
+        "'template_uuid' goes without subject, text, html and category": not (template and content),
+        "'subject' is required": template or "subject" in content,
+        "'subject' is invalid": len(mail.get("subject", "").splitlines()) <= 1,
+        "must specify either text or html body": template or {"text", "html"} & content,
+        "'category' must not exceed 255 characters": len(mail.get("category", "")) <= 255,
+        "'custom_variables' is too long": len(json.dumps(mail.get("custom_variables"))) <= 1000,
+        "'attachments' need content, in base64, and filename": all(map(is_attachment, files)),
+    }
+    return [problem for problem, right in checks.items() if not right]
+
+
+def is_address(one: Any) -> bool:
+    """Say whether this is an address, with or without a name."""
+    text = one.get("email") if isinstance(one, dict) else None
+    return isinstance(text, str) and bool(re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text))
+
+
+def is_attachment(one: Any) -> bool:
+    """Say whether this is an attachment."""
+    try:
+        return bool(base64.b64decode(one["content"], validate=True) and one["filename"])
+    except (TypeError, KeyError, ValueError):
+        return False
+
+
+def row_of(captured: Captured, sandbox_id: str) -> dict[str, Any]:
+    """Return a captured message as the API lists it."""
+    return {
+        "id": int(captured.id),
+        "sandbox_id": int(sandbox_id),
+        "subject": captured.subject,
+        "from_email": captured.sender,
+        "to_email": captured.recipients[0],
+        "created_at": captured.at,
+        "is_read": False,
+        "blacklists_report_info": {"result": "pending"},
+    }
+
+
+class _SmtpServer(Controller):
+    """The SMTP server; aiosmtpd calls handle_MAIL() and the like."""
 
     def __init__(self, fake: FakeMailtrap) -> None:
         self.fake = fake
-        super().__init__(
-            _SmtpHandler(fake),
+        super().__init__(self, "127.0.0.1", 0)
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]  # before it connects to itself
+        super()._trigger_server()
+
+    def factory(self) -> SMTP:
+        return _Smtp(
+            self,
             hostname="smtp.mailtrap.io",
             ident="ESMTP ready",
-            data_size_limit=fake.size,
-            tls_context=fake.tls if fake.starttls else None,
+            data_size_limit=self.fake.size,
+            tls_context=self.fake.tls,
             auth_require_tls=False,
-            authenticator=self._check_login,
-            loop=fake.loop,
+            authenticator=self.log_in,
+            loop=self.loop,
         )
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.fake.open_connections.add(self)
-        super().connection_made(transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.fake.open_connections.discard(self)
-        super().connection_lost(error)
-
-    async def push(self, status: str | bytes) -> None:
-        text = status if isinstance(status, str) else status.decode()
-        await super().push(SMTP_TEXTS.get(text, text))
-
-    def _check_login(
-        self, _server: SMTP, session: Session, _envelope: Envelope, mechanism: str, login: LoginPassword
-    ) -> AuthResult:
-        expected = {self.fake.username: self.fake.password, "api": self.fake.token}
-        right = expected.get(login.login.decode()) == login.password.decode()
-        return self.result(session, mechanism, login.login.decode(), right=right)
-
-    def result(self, session: Session, mechanism: str, username: str, *, right: bool) -> AuthResult:
-        """Return the outcome of a login, limits considered."""
+    def log_in(self, _server, session, _envelope, mechanism, login) -> AuthResult:
         self.fake.logins.append((mechanism, session.ssl is not None))
-        problem = ""
-        if not right:
-            problem = "535 5.7.0 Invalid login or password"
-        elif self.fake.over_quota():
-            problem = f"535 5.7.0 {QUOTA}"
+        known = {self.fake.username: self.fake.password, "api": self.fake.token}
+        username = login.login.decode()
+        reply = "235 2.0.0 OK"
+        if known.get(username) != login.password.decode():
+            reply = "535 5.7.0 Invalid login or password"
+        elif self.fake.limit() == QUOTA:
+            reply = f"535 5.7.0 {QUOTA}"
         elif len(self.fake.open_connections) > self.fake.connections:
-            problem = "535 5.7.8 Too many connections per account"
-        return AuthResult(success=not problem, handled=False, message=problem or "235 2.0.0 OK", auth_data=username)
+            reply = "535 5.7.8 Too many connections per account"
+        taken = reply.startswith("235")
+        return AuthResult(success=taken, handled=False, message=reply, auth_data=username)
 
-
-class _SmtpHandler:
-    """What aiosmtpd asks at each command."""
-
-    def __init__(self, fake: FakeMailtrap) -> None:
-        self.fake = fake
-
-    def _planned(self, command: str, argument: str = "") -> str | None:
-        """Record the command; return the reply that a test has planned for it."""
-        self.fake.commands.append(f"{command} {argument}".strip())
-        planned = self.fake.smtp_replies.get(command)
-        return planned.pop(0) if planned else None
-
-    async def handle_EHLO(  # noqa: N802, aiosmtpd's name, as below
-        self, server: SMTP, session: Session, _envelope: Envelope, name: str, _replies: list[str]
-    ) -> list[str]:
-        if planned := self._planned("EHLO", name):
-            return [planned]
+    async def handle_EHLO(self, server, session, _envelope, name, _replies) -> list[str]:
         session.host_name = name
-        lines = [server.hostname, f"SIZE {self.fake.size}", "PIPELINING", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
-        if self.fake.mechanisms:
-            lines.append(f"AUTH {self.fake.mechanisms}")
-        if self.fake.starttls and session.ssl is None:
-            lines.append("STARTTLS")
+        lines = [server.hostname, f"SIZE {self.fake.size}", "PIPELINING", "ENHANCEDSTATUSCODES"]
+        lines += ["8BITMIME", "DSN", "AUTH PLAIN LOGIN CRAM-MD5", *["STARTTLS"] * (not session.ssl)]
         return [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
 
-    async def handle_AUTH(  # noqa: N802
-        self, _server: SMTP, _session: Session, _envelope: Envelope, arguments: list[str]
-    ) -> Any:
-        return self._planned("AUTH", arguments[0]) or MISSING
-
-    async def auth_CRAM__MD5(self, server: _Smtp, _arguments: list[str]) -> AuthResult:  # noqa: N802
-        challenge = f"<{time.time_ns()}@smtp.mailtrap.io>".encode()
-        answer = await server.challenge_auth(challenge)
-        if not isinstance(answer, bytes):
-            return AuthResult(success=False)
-        username, _, digest = answer.decode().partition(" ")
-        right = hmac.new(self.fake.password.encode(), challenge, "md5").hexdigest()
-        matches = username == self.fake.username and hmac.compare_digest(digest, right)
-        return server.result(server.session, "CRAM-MD5", username, right=matches)
-
-    async def handle_MAIL(  # noqa: N802
-        self, _server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if planned := self._planned("MAIL", address):
-            return planned
-        if self.fake.mechanisms and not session.authenticated:
+    async def handle_MAIL(self, _server, session, envelope, address, options) -> str:
+        if not session.authenticated:
             return "530 5.7.1 Authentication required"
         domain = address.rpartition("@")[2]
-        if session.auth_data == "api" and domain not in self.fake.verified_domains:
+        if session.auth_data == "api" and domain != self.fake.verified_domain:
             return f"550 5.7.1 Sending from domain {domain} is not allowed"
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
-    async def handle_RCPT(  # noqa: N802
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        if planned := self._planned("RCPT", address):
-            return planned
-        if bounce := re.match(r"bounce\+(\d{3})\+(.*)@", address):
+    async def handle_RCPT(self, _server, _session, envelope, address, _options) -> str:
+        if bounce := re.match(r"bounce\+([45]\d\d)\+(.*)@", address):
             return f"{bounce[1]} {unquote_plus(bounce[2])}"
         envelope.rcpt_tos.append(address)
         return "250 2.1.0 Ok"
 
-    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        if planned := self._planned("DATA"):
-            return planned
-        if self.fake.over_rate():
+    async def handle_DATA(self, _server, session, envelope) -> str:
+        if self.fake.limit() == TOO_MANY:
             return f"550 5.7.0 {TOO_MANY}"
-        content, sender = envelope.original_content or b"", envelope.mail_from or ""
-        message = message_from_bytes(content, policy=SMTP_POLICY)
-        assert isinstance(message, EmailMessage)
-        if session.auth_data == "api" and message["From"].addresses[0].domain != sender.rpartition("@")[2]:
+        source, sender = envelope.original_content, envelope.mail_from
+        message = message_from_bytes(source, policy=default)
+        live = session.auth_data == "api"
+        if live and message["From"].addresses[0].domain != self.fake.verified_domain:
             return "550 5.7.1 From: Header does not match the sender's domain"
-        stream = "transactional" if session.auth_data == "api" else "sandbox"
-        self.fake.capture("smtp", stream, sender, envelope.rcpt_tos, message, content)
+        bodies = [message.get_body((kind,)) for kind in ("plain", "html")]
+        texts = [str(message["Subject"]), *(one.get_content() if one else "" for one in bodies)]
+        files = [part.get_filename() for part in message.iter_attachments()]
+        stream = "transactional" if live else "sandbox"
+        captured = Captured("SMTP", stream, sender, envelope.rcpt_tos, *texts, files, source)
+        self.fake.capture(captured)
         return "250 2.0.0 Ok: queued"
 
-    async def handle_RSET(self, *_: object) -> str:  # noqa: N802
-        self._planned("RSET")
-        return "250 2.0.0 Ok"
 
-    async def handle_QUIT(self, *_: object) -> str:  # noqa: N802
-        return self._planned("QUIT") or "221 2.0.0 Bye"
+class _Smtp(SMTP):
+    """One connection, with Mailtrap's texts."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.event_handler.fake.open_connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.event_handler.fake.open_connections.discard(self)
+        super().connection_lost(error)
+
+    async def push(self, status: str | bytes) -> None:
+        text = status.encode() if isinstance(status, str) else status
+        await super().push(SMTP_TEXTS.get(text, status))
 
 
-def describe(captured: Captured) -> str:
-    """Return a message as a person would want to check it: envelope, headers, text, parts."""
-    message = captured.message
-    lines = [f"Captured from {captured.transport} ({captured.stream}), for {', '.join(captured.recipients)}"]
-    lines += [f"  {name}: {value}" for name, value in message.items() if not name.startswith(("Content-", "MIME-"))]
-    text = message.get_body(("plain", "html"))
-    lines += ["", *(f"  | {line}" for line in (text.get_content() if text else "").splitlines()), ""]
-    for part in message.walk():
-        if not part.is_multipart():
-            content = part.get_payload(decode=True)
-            size = len(content) if isinstance(content, bytes) else 0
-            lines.append(f"  {part.get_content_type()}, {size} bytes {part.get_filename() or ''}".rstrip())
-    return "\n".join(lines)
+def say(text: str) -> None:
+    """Print; that the reader has gone away is no failure."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(fake: FakeMailtrap, *command: str) -> int:
-    """Run a command against the servers, show what arrived, and return the command's exit status."""
-    seen = len(fake.messages)
-    status = subprocess.run(command, env={**os.environ, **fake.settings}, check=False).returncode
-    for captured in fake.messages[seen:]:
-        print(f"\n{describe(captured)}\n", flush=True)
-    return status
+    """Run a command against the servers and return its exit status."""
+    return subprocess.run(command, env={**os.environ, **fake.settings}, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
-    """Run the try-out; return the exit status of what ran."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    if arguments and arguments != ["--serve"] and not shutil.which(arguments[0]):
-        print(f"fake_mailtrap: no such command: {arguments[0]}", file=sys.stderr)
+    """Run the try-out or a command; return the exit status of what ran."""
+    if arguments and not shutil.which(arguments[0]):
+        print(f"no such command: {arguments[0]}\n\n{__doc__}", file=sys.stderr)
         return 127
     with FakeMailtrap() as fake:
-        if arguments == ["--serve"]:
-            print("\n".join(f"{name}='{value}'" for name, value in fake.settings.items()), flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                for number in itertools.count():
-                    while len(fake.messages) <= number:
-                        time.sleep(0.1)
-                    print(textwrap.indent(describe(fake.messages[number]), "# ", lambda _: True), flush=True)
-            return 0
         if arguments:
+            fake.announce = lambda captured: say(f"\n{captured.describe()}\n")
             return run(fake, *arguments)
-        scripts = Path(__file__).resolve().parent.parent
+        say("A stand-in on 127.0.0.1 plays Mailtrap: nothing leaves this machine.")
         statuses = []
-        for script in ("smtp_client.py", "api_client.py"):
-            print(f"$ python {script}", flush=True)
-            statuses.append(run(fake, sys.executable, str(scripts / script)))
+        for name in ("smtp_client.py", "api_client.py"):
+            say(f"\n$ python {name}")
+            script = Path(__file__).resolve().parents[1] / name
+            statuses.append(run(fake, sys.executable, str(script)))
+            say("".join(f"\n{captured.describe()}" for captured in fake.messages))
+            fake.reset()
+        say("\nNext: cp .env.example .env, and fill in two values; README.md says where they are.")
         return max(statuses)
 
 

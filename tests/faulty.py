@@ -1,22 +1,14 @@
-"""Mailtrap in trouble: an SMTP server and an API that fail at one chosen step, and know what they took.
-
-Each serves the documented conversation with sockets alone, so that it can break it anywhere: a cut, a
-reset, a stall, or any bytes in place of the right reply.
-"""
+"""Mailtrap in trouble: servers that fail at one chosen step, and know what they took."""
 
 import contextlib
 import json
 import re
-import select
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-API_HOST = "sandbox.api.mailtrap.io"
-REMOTE = "127.1"  # reaches 127.0.0.1, but is no loopback host to smtp_client, so it insists on TLS and login
 SMTP_STEPS = (
     *("greeting", "EHLO", "STARTTLS", "TLS", "EHLO over TLS"),
     *("AUTH", "MAIL", "RCPT", "DATA", "content", "RSET", "QUIT"),
@@ -31,8 +23,8 @@ class Fault:
     step: str
     reply: bytes | None = b""
     """In place of the right reply; None for the right one."""
-    then: str = "close"
-    """Or "reset", "stall" (until the client has given up), "go on"."""
+    then: str = "go on"
+    """Or "close", "reset", "stall" (until the client has given up)."""
     takes: bool = False
     """At the step that hands the message over: whether the server keeps it."""
 
@@ -68,13 +60,15 @@ class Peer:
 
 
 class Server:
-    """What both have in common; use it in a with statement, to be left when the client has closed."""
+    """What both have in common; use it in a with statement, to be left when the client is done."""
 
-    def __init__(self, tls: ssl.SSLContext, faults: Iterable[Fault]) -> None:
-        """Plan the faults, at most one for each step."""
+    def __init__(self, tls: ssl.SSLContext, *faults: Fault, forever: bool = False) -> None:
+        """Plan the faults, at most one for each step; each happens once, or forever."""
         self.tls = tls
         self.taken = 0
+        self.steps: list[str] = []
         self._faults = {fault.step: fault for fault in faults}
+        self._forever = forever
         self._client_is_done = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -82,7 +76,8 @@ class Server:
         """Listen on a free port."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._start(self._listen)
+        self._threads = [threading.Thread(target=self._listen, daemon=True)]
+        self._threads[0].start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,31 +86,25 @@ class Server:
         socket.create_connection(("127.0.0.1", self.port)).close()  # wakes accept()
         for thread in self._threads:
             thread.join(5)
-            assert not thread.is_alive()
         self._listener.close()
-
-    def _start(self, job: object, *arguments: object) -> None:
-        self._threads.append(threading.Thread(target=job, args=arguments, daemon=True))  # type: ignore[arg-type]
-        self._threads[-1].start()
 
     def _listen(self) -> None:
         while True:
             sock, _ = self._listener.accept()
             if self._client_is_done.is_set():
-                sock.close()
-                return
+                return sock.close()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(4)
-            self._start(self._attend, Peer(sock))
+            thread = threading.Thread(target=self._attend, args=[Peer(sock)], daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _attend(self, peer: Peer) -> None:
         reset = False
         try:
             self.serve(peer)
-        except CutError as cut:
+        except OSError as cut:
             reset = cut.args == ("reset",)
-        except OSError:
-            pass
         with contextlib.suppress(OSError):
             peer.close(reset=reset)
 
@@ -125,7 +114,10 @@ class Server:
 
     def answer(self, peer: Peer, step: str, right: bytes) -> bytes:
         """Answer a step, with its fault if one is planned; return what was answered."""
-        fault = self._faults.pop(step, Fault(step, None, "go on"))
+        self.steps.append(step)
+        fault = self._faults.get(step, Fault(step, None))
+        if not self._forever:
+            self._faults.pop(step, None)
         reply = right if fault.reply is None else fault.reply
         peer.sock.sendall(reply)
         if fault.then == "stall":
@@ -153,7 +145,7 @@ class FaultySmtp(Server):
 
     def serve(self, peer: Peer) -> None:
         """Answer command after command."""
-        plain = b"250-smtp.mailtrap.io\r\n250-SIZE 5242880\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
+        plain = b"250-smtp.mailtrap.io\r\n250-SIZE 5242880\r\n250 STARTTLS\r\n"
         secure = b"250-smtp.mailtrap.io\r\n250-SIZE 5242880\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n"
         right = {
             "STARTTLS": b"220 2.0.0 Start TLS\r\n",
@@ -168,7 +160,8 @@ class FaultySmtp(Server):
             if step == "EHLO" and isinstance(peer.sock, ssl.SSLSocket):
                 self.answer(peer, "EHLO over TLS", secure)
                 continue
-            reply = self.answer(peer, step, plain if step == "EHLO" else right.get(step, b"250 2.0.0 Ok\r\n"))
+            usual = plain if step == "EHLO" else right.get(step, b"250 2.0.0 Ok\r\n")
+            reply = self.answer(peer, step, usual)
             if step == "STARTTLS" and reply.startswith(b"220"):
                 self.start_tls(peer)
             elif step == "DATA" and reply.startswith(b"354"):
@@ -183,9 +176,7 @@ class FaultyApi(Server):
     def serve(self, peer: Peer) -> None:
         """Open a tunnel, shake hands, and answer request after request."""
         self.answer(peer, "accept", b"")
-        if not peer.read(b"\r\n\r\n").startswith(f"CONNECT {API_HOST}:443 ".encode()):
-            peer.sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            return
+        peer.read(b"\r\n\r\n")
         self.answer(peer, "CONNECT", b"HTTP/1.1 200 Connection established\r\n\r\n")
         self.start_tls(peer)
         while True:
@@ -193,51 +184,15 @@ class FaultyApi(Server):
             self.answer(peer, "headers", b"")
             length = re.search(r"(?i)\ncontent-length: (\d+)", headers)
             peer.read(size=int(length[1]) if length else 0)
-            if headers.startswith("POST /api/send/"):
-                self.take("body")
-                self.answer(peer, "body", http(200, {"success": True, "message_ids": ["5000001"]}))
-            else:
-                peer.sock.sendall(http(404, {"success": False, "errors": ["Not Found"]}))
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a way ends: what is sent in one piece, a TLS record or some, arrives in part, and nothing after it."""
-
-    sender: str
-    """Whose piece: "client" or "server"."""
-    piece: int
-    arrives: slice
-    then: str
-
-
-class Way(Server):
-    """The way to a server on another port of 127.0.0.1, with a cut."""
-
-    def __init__(self, target: int, cut: Cut) -> None:
-        """Plan the cut."""
-        super().__init__(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), [])
-        self.target, self.cut = target, cut
-
-    def serve(self, peer: Peer) -> None:
-        """Carry what comes, up to the cut."""
-        pieces = {"client": 0, "server": 0}
-        with socket.create_connection(("127.0.0.1", self.target)) as onward:
-            while True:
-                for source in select.select([peer.sock, onward], [], [], 4)[0]:
-                    sender, sink = ("client", onward) if source is peer.sock else ("server", peer.sock)
-                    piece = source.recv(1 << 18)
-                    last = (sender, pieces[sender]) == (self.cut.sender, self.cut.piece)
-                    sink.sendall(piece[self.cut.arrives] if last else piece)
-                    pieces[sender] += 1
-                    if last and self.cut.then == "stall":
-                        self._client_is_done.wait(4)
-                    if last or not piece:
-                        raise CutError(self.cut.then)
+            self.take("body")
+            self.answer(peer, "body", http(200, {"success": True, "message_ids": ["5000001"]}))
 
 
 def http(status: int, body: object, *headers: str) -> bytes:
     """Return a whole answer: HTML if the body is a text in bytes, otherwise JSON."""
-    kind, text = ("text/html", body) if isinstance(body, bytes) else ("application/json", json.dumps(body).encode())
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {kind}", f"Content-Length: {len(text)}", *headers, "", ""]
+    is_html = isinstance(body, bytes)
+    text = body if is_html else json.dumps(body).encode()
+    kind = "text/html" if is_html else "application/json"
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {kind}"]
+    lines += [f"Content-Length: {len(text)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + text

@@ -52,4 +52,6 @@ def test_a_message_arrives(script: str, settings: dict[str, str]) -> None:
             break
         time.sleep(1)
     assert [message.subject for message in found] == [subject]
-    assert "It works: Mailtrap took this message" in messages.get_text_message(sandbox_id, found[0].id)
+    assert "It works: Mailtrap took this message" in messages.get_text_message(
+        sandbox_id, found[0].id
+    )

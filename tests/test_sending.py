@@ -1,447 +1,504 @@
-"""What was asked for is what arrives, over both transports."""
+"""Both scripts as programs: what is sent, what is said of it, and with which exit status."""
 
-import inspect
 import json
-import logging
 import os
 import re
-from email.message import EmailMessage
-from email.utils import parsedate_to_datetime
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-import mailtrap as mt
 import pytest
 
 import api_client
 import smtp_client
-from conftest import SCRIPTS, Run
-from fake_mailtrap import Captured, FakeMailtrap
+from conftest import REPOSITORY, SANDBOX, SCRIPTS, Run
+from fake_mailtrap import FakeMailtrap
+from faulty import Fault, FaultyApi, FaultySmtp, http
 
-FILES = {
-    "report.pdf": (b"%PDF-1.7\n" + bytes(range(256)), "application/pdf"),
-    "naïve café — 报告.txt": ("Grüße\n".encode(), "text/plain"),
-    "photo.png": (b"\x89PNG\r\n\x1a\n", "image/png"),
-    "letter.eml": (b"From: a@example.com\r\n\r\nHello\r\n", "application/octet-stream"),
-    "logs.tar.gz": (b"\x1f\x8b\x08\x00", "application/octet-stream"),
-    "no extension": (b"\0\xff\r\n.\r\n", "application/octet-stream"),
-}
+both = pytest.mark.parametrize("script", SCRIPTS)
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell and signals")
+CAPTURED = "The sandbox captures it, nobody receives it: see https://mailtrap.io/sandboxes\n"
+LIVE = "It goes to real people: see Email Logs in Mailtrap whether it arrives.\n"
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    """Files of several types, with names from several scripts."""
-    for name, (content, _) in FILES.items():
-        (tmp_path / name).write_bytes(content)
-    return [tmp_path / name for name in FILES]
+def sandbox(fake: FakeMailtrap) -> dict[str, str]:
+    """Return the settings that lead to the stand-in under the sandbox's own name."""
+    return {**SANDBOX, "MAILTRAP_SMTP_PORT": str(fake.smtp_port)}
 
 
-def addresses(message: EmailMessage, field: str) -> list[tuple[str, str]]:
-    return [(one.display_name, one.addr_spec) for one in message[field].addresses] if message[field] else []
-
-
-def parts(message: EmailMessage) -> dict[str, str]:
-    found = {"plain": message.get_body(("plain",)), "html": message.get_body(("html",))}
-    return {name: part.get_content().replace("\r\n", "\n").rstrip("\n") for name, part in found.items() if part}
-
-
-def attachments(message: EmailMessage) -> list[tuple[str | None, str, bytes]]:
-    return [
-        (part.get_filename(), part.get_content_type(), part.get_payload(decode=True))
-        for part in message.iter_attachments()
-    ]
-
-
-def only(fake: FakeMailtrap) -> Captured:
-    [captured] = fake.messages
-    return captured
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_one_command_sends_one_message_and_says_what_became_of_it(script: str, run: Run, fake: FakeMailtrap) -> None:
-    result = run(script)
-    captured = only(fake)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert captured.recipients == ["you@example.com"]
-    assert captured.sender == "hello@example.com"
-    assert addresses(captured.message, "From") == [("Mailtrap Test", "hello@example.com")]
-    assert f"  Subject     {captured.message['Subject']}\n" in result.stdout
-    assert "  To          you@example.com\n" in result.stdout
-    transport = "SMTP" if script == "smtp_client" else "API"
-    assert re.fullmatch(rf"Mailtrap {transport} test, \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d", captured.message["Subject"])
-    if script == "smtp_client":
-        assert result.stdout.startswith(f"Accepted by 127.0.0.1:{fake.smtp_port} (TLSv1.3) in ")
-        assert captured.message["Message-ID"] in result.stdout
-        assert parsedate_to_datetime(captured.message["Date"]).tzinfo
-    else:
-        assert result.stdout.startswith("Accepted by sandbox.api.mailtrap.io (sandbox stream) in ")
-        assert f"  Message id  {captured.id}\n" in result.stdout
-        assert result.stdout.endswith("nobody received it. See it at https://mailtrap.io/sandboxes\n")
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_text_and_html_of_the_built_in_message_say_the_same(script: str, call: Run, fake: FakeMailtrap) -> None:
-    assert call(script).returncode == 0
-    bodies = parts(only(fake).message)
-    visible = re.sub(r"<[^>]*>", " ", bodies["html"].replace("</p>", "\n"))
-    assert visible.split() == bodies["plain"].split()
-    assert "äöü, €, 你好" in bodies["plain"]
-    assert "color-scheme" in bodies["html"]
-    assert not re.search(r"(src|href)=", bodies["html"])
-
-
-def test_both_scripts_send_the_same_message_from_the_same_flags(
-    call: Run, fake: FakeMailtrap, files: list[Path]
+@both
+def test_one_command_sends_one_message_and_says_what_became_of_it(
+    script: str, run: Run, fake: FakeMailtrap
 ) -> None:
-    flags = [
-        "--from",
-        '"Müller, Jörg" <jörg'.replace("jörg", "joerg") + "@example.com>",
-        "--subject",
-        "Grüße — 你好 😀",
+    result = run(script)
+    [captured] = fake.messages
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (captured.sender, captured.recipients) == ("hello@example.com", ["you@example.com"])
+    first, *middle, last = result.stdout.splitlines()
+    over = {"smtp_client": f"127.0.0.1:{fake.smtp_port} (TLS)"}
+    place = over.get(script, "sandbox.api.mailtrap.io (sandbox stream)")
+    assert re.fullmatch(re.escape(f"Accepted by {place}") + r" in \d+\.\d s", first)
+    identifier = f"  Message id  {captured.id}"
+    if script == "smtp_client":
+        identifier = (
+            "  Message-ID  " + re.findall(rb"Message-ID: (\S+)", captured.source)[0].decode()
+        )
+    assert middle == [
+        "  From        Mailtrap Test <hello@example.com>",
+        "  To          you@example.com",
+        f"  Subject     {captured.subject}",
+        identifier,
     ]
-    flags += ["--to", "Ann O'Neil <ann@example.com>", "--to", "bob@example.org"]
-    flags += ["--text", "Zeile 1\n.\n..\n\nFrom here\n" + "ä" * 2000, "--html", "<p>Zeile 1 &amp; 2</p>"]
-    flags += [f"--attach={path}" for path in files]
-    outputs = []
+    assert last == (
+        CAPTURED.strip() if script == "api_client" else "What becomes of it is up to that server."
+    )
+
+
+@both
+def test_the_test_message_says_where_it_came_from_in_text_and_in_html(
+    script: str, call: Run, fake: FakeMailtrap
+) -> None:
+    assert call(script, **sandbox(fake)).returncode == 0
+    [captured] = fake.messages
+    server = "api.mailtrap.io" if script == "api_client" else f"smtp.mailtrap.io:{fake.smtp_port}"
+    for words in ("It works", f"{script}.py", f"sandbox.{server}", "äöü, €, 你好", "Next: "):
+        assert words in captured.text
+        assert words in captured.html
+    assert re.sub("<[^>]*>", "", captured.html).split() == captured.text.split()
+    assert re.search(r"\d{4}-\d\d-\d\d.{1,4}\d\d:\d\d", captured.text)
+
+
+def test_the_same_flags_make_the_same_message(
+    call: Run, fake: FakeMailtrap, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.pdf").write_text("second")
+    flags = ["--from", "Müller, Jörg <j@example.com>", "--subject", "Grüße 😀", "--text", "Hallo"]
+    flags += [
+        "--to",
+        "Doe, Ann <ann@example.com>",
+        "--to",
+        "bob@example.org",
+        "--html",
+        "<p>Hallo</p>",
+    ]
+    flags += [f"--attach={tmp_path / name}" for name in ("a.txt", "b.pdf")]
     for script in SCRIPTS:
         result = call(script, *flags)
         assert result.returncode == 0
-        outputs.append(result.stdout)
-    over_smtp, over_api = (captured.message for captured in fake.messages)
-    assert over_smtp["Subject"] == over_api["Subject"] == "Grüße — 你好 😀"
-    assert addresses(over_smtp, "From") == addresses(over_api, "From") == [("Müller, Jörg", "joerg@example.com")]
-    expected = [("Ann O'Neil", "ann@example.com"), ("", "bob@example.org")]
-    assert addresses(over_smtp, "To") == addresses(over_api, "To") == expected
-    assert parts(over_smtp) == parts(over_api)
-    assert parts(over_smtp)["plain"] == flags[9].rstrip("\n")
-    expected_files = [(name, kind, content) for name, (content, kind) in FILES.items()]
-    assert attachments(over_smtp) == attachments(over_api) == expected_files
-    assert fake.messages[0].recipients == fake.messages[1].recipients
-    for output in outputs:
-        assert "  To          Ann O'Neil <ann@example.com>, bob@example.org\n" in output
-
-
-def test_copies_and_reply_address_are_the_same_over_both_transports(fake: FakeMailtrap, call: Run) -> None:
-    call("smtp_client", "--dry-run")  # sets the environment
-    asked = {
-        "to": ["to@example.com"],
-        "cc": ["Ç C <cc@example.com>", "cc2@example.com"],
-        "bcc": ["secret@example.com"],
-        "reply_to": "Réply <reply@example.com>",
-        "subject": "Copies",
-        "text": "Hello",
-    }
-    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
-        assert smtp_client.send(smtp, smtp_client.build_message("me@example.com", **asked)) == {}
-    api_client.send(
-        api_client.open_api(fake.token, "sandbox", "4242"), api_client.build_mail("me@example.com", **asked)
-    )
-    recipients = ["to@example.com", "cc@example.com", "cc2@example.com", "secret@example.com"]
+        assert "Doe, Ann" in result.stdout
+        assert "bob@example.org\n" in result.stdout
     for captured in fake.messages:
-        assert sorted(captured.recipients) == sorted(recipients)
-        assert addresses(captured.message, "Cc") == [("Ç C", "cc@example.com"), ("", "cc2@example.com")]
-        assert addresses(captured.message, "Reply-To") == [("Réply", "reply@example.com")]
-        assert list(parts(captured.message)) == ["plain"]
-    assert b"secret@example.com" not in fake.messages[0].source
+        assert (captured.subject, captured.text.strip()) == ("Grüße 😀", "Hallo")
+        assert (captured.html.strip(), captured.files) == ("<p>Hallo</p>", ["a.txt", "b.pdf"])
+        assert captured.sender == "j@example.com"
+        assert captured.recipients == ["ann@example.com", "bob@example.org"]
 
 
-def test_each_recipient_is_named_once_in_the_envelope(fake: FakeMailtrap, call: Run) -> None:
-    call("smtp_client", "--dry-run")
-    message = smtp_client.build_message(
-        "me@example.com", to=["a@example.com"], cc=["A <a@example.com>"], subject="Twice", text="Hello"
-    )
-    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
-        smtp_client.send(smtp, message)
-    assert only(fake).recipients == ["a@example.com"]
-
-
+@both
 @pytest.mark.parametrize("kind", ["text", "html"])
-def test_a_message_of_text_or_html_alone_has_no_other_body(kind: str, call: Run, fake: FakeMailtrap) -> None:
-    for script in SCRIPTS:
-        assert call(script, f"--{kind}", "Only this").returncode == 0
-    for captured in fake.messages:
-        assert parts(captured.message) == {"plain" if kind == "text" else "html": "Only this"}
-
-
-def test_lines_arrive_as_they_are_whatever_they_begin_with(call: Run, fake: FakeMailtrap) -> None:
-    text = "a\nFrom next\n.\n..dots\n>From\n  \nend"
-    for script in SCRIPTS:
-        assert call(script, "--text", text).returncode == 0
-    assert [parts(captured.message)["plain"] for captured in fake.messages] == [text, text]
-
-
-def test_over_smtp_all_is_seven_bit_and_short_lined(call: Run, fake: FakeMailtrap) -> None:
-    call("smtp_client", "--text", "ü" * 5000, "--subject", "Sehr läng " * 100)
-    source = only(fake).source
-    assert source.isascii()
-    assert max(map(len, source.split(b"\r\n"))) <= 78
-    assert b"\n" not in source.replace(b"\r\n", b"")
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_dry_run_prints_the_message_and_touches_no_network(
-    script: str, run: Run, call: Run, fake: FakeMailtrap
+def test_one_body_alone_has_no_other_beside_it(
+    script: str, kind: str, call: Run, fake: FakeMailtrap
 ) -> None:
-    result = run(
-        script,
-        "--dry-run",
-        MAILTRAP_SMTP_USERNAME=None,
-        MAILTRAP_SMTP_PASSWORD=None,
-        MAILTRAP_SMTP_PORT="1",
-        MAILTRAP_API_TOKEN=None,
-        MAILTRAP_SANDBOX_ID=None,
-        HTTPS_PROXY="http://127.0.0.1:1",
+    assert call(script, f"--{kind}", "Only this").returncode == 0
+    [captured] = fake.messages
+    other = {"text": captured.html, "html": captured.text}[kind]
+    assert (getattr(captured, kind).strip(), other) == ("Only this", "")
+
+
+@both
+@pytest.mark.parametrize("live", [False, True])
+def test_a_dry_run_shows_the_message_and_where_it_would_go(
+    script: str, live: bool, run: Run, fake: FakeMailtrap
+) -> None:
+    bare = dict.fromkeys(name for name in fake.settings if name.startswith("MAILTRAP_"))
+    if live:
+        bare |= {"MAILTRAP_SMTP_HOST": "live.smtp.mailtrap.io", "MAILTRAP_STREAM": "transactional"}
+    result = run(script, "--dry-run", **bare, HTTPS_PROXY="http://127.0.0.1:1")
+    assert (result.returncode, fake.messages, fake.requests) == (0, [], [])
+    hosts = {"smtp_client": "live.smtp.mailtrap.io:2525", "api_client": "send.api.mailtrap.io"}
+    host = (
+        hosts[script]
+        if live
+        else hosts[script].replace("live", "sandbox").replace("send", "sandbox")
     )
-    assert (result.returncode, result.stderr, fake.messages) == (0, "", [])
-    bare = dict.fromkeys(("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD", "MAILTRAP_API_TOKEN"))
-    bare["MAILTRAP_SANDBOX_ID"] = None
-    assert call(script, "--dry-run", MAILTRAP_SMTP_HOST="live.smtp.mailtrap.io", **bare).returncode == 0
+    assert result.stderr == f"Not sent to {host}. {LIVE if live else CAPTURED}"
     if script == "smtp_client":
-        assert "\nFrom: Mailtrap Test <hello@example.com>\nTo: you@example.com\n" in result.stdout
+        assert result.stdout.startswith(
+            "From: Mailtrap Test <hello@example.com>\nTo: you@example.com\n"
+        )
         assert "Content-Type: multipart/alternative" in result.stdout
     else:
-        request = json.loads(result.stdout)
-        assert request["from"] == {"email": "hello@example.com", "name": "Mailtrap Test"}
-        assert sorted(request) == ["from", "html", "subject", "text", "to"]
+        assert json.loads(result.stdout)["to"] == [{"email": "you@example.com"}]
 
 
-@pytest.mark.parametrize(
-    ("stream", "host", "path"),
-    [
-        ("sandbox", "sandbox.api.mailtrap.io", "/api/send/4242"),
-        ("transactional", "send.api.mailtrap.io", "/api/send"),
-        ("bulk", "bulk.api.mailtrap.io", "/api/send"),
-    ],
-)
-def test_each_stream_has_its_host_and_path(stream: str, host: str, path: str, call: Run, fake: FakeMailtrap) -> None:
-    by_flag = call("api_client", "--stream", stream)
+STREAMS = {
+    "sandbox": ("sandbox.api.mailtrap.io", "/api/send/4242"),
+    "transactional": ("send.api.mailtrap.io", "/api/send"),
+    "bulk": ("bulk.api.mailtrap.io", "/api/send"),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_each_stream_has_its_host_and_says_whether_it_delivers(
+    stream: str, call: Run, fake: FakeMailtrap
+) -> None:
+    by_flag = call("api_client", "--stream", stream, "--to", "a@b.c", "--to", "d@e.f")
     by_setting = call("api_client", MAILTRAP_STREAM=stream)
-    assert [by_flag.returncode, by_setting.returncode] == [0, 0]
-    assert [request[:3] for request in fake.requests] == [(host, "POST", path)] * 2
-    assert only_captured(by_flag.stdout) == (stream == "sandbox")
-    assert f"Accepted by {host} ({stream} stream)" in by_flag.stdout
-    several = call("api_client", "--stream", stream, "--to", "a@example.com", "--to", "b@example.com")
-    ids = re.findall("  Message id  (.*)\n", several.stdout)[0].split(", ")
-    assert [re.fullmatch(r"\d+(-\d)?", one) is not None for one in ids] == [True] * (1 if stream == "sandbox" else 2)
+    assert [request[:2] for request in fake.requests] == [STREAMS[stream]] * 2
+    for result in (by_flag, by_setting):
+        assert result.stdout.startswith(f"Accepted by {STREAMS[stream][0]} ({stream} stream) in ")
+        assert result.stdout.endswith(CAPTURED if stream == "sandbox" else LIVE)
+    ids = re.findall("  Message id  (.*)\n", by_flag.stdout)[0].split(", ")
+    assert len(ids) == (1 if stream == "sandbox" else 2)
 
 
-def only_captured(output: str) -> bool:
-    """Say which of its two fates a message had, by what the script said of it."""
-    captured = "The sandbox captured it; nobody received it. See it at https://mailtrap.io/sandboxes\n"
-    live = "It is on its way to real people: accepted is not yet delivered, so see Email Logs in Mailtrap.\n"
-    assert output.splitlines(keepends=True)[-1] in (captured, live)
-    return output.endswith(captured)
+@pytest.mark.parametrize("host", ["sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io"])
+def test_smtp_says_whether_real_people_receive_it(host: str, call: Run, fake: FakeMailtrap) -> None:
+    live = host.startswith("live")
+    login = {"MAILTRAP_SMTP_USERNAME": "api", "MAILTRAP_SMTP_PASSWORD": fake.token} if live else {}
+    result = call("smtp_client", **{**sandbox(fake), "MAILTRAP_SMTP_HOST": host}, **login)
+    assert result.stdout.endswith(LIVE if live else CAPTURED)
+    assert fake.messages[0].stream == ("transactional" if live else "sandbox")
 
 
-def test_a_template_is_sent_with_its_variables_and_nothing_beside(call: Run, fake: FakeMailtrap) -> None:
+def test_a_template_is_sent_with_its_variables_and_nothing_beside(
+    call: Run, fake: FakeMailtrap, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
     uuid = "2f45b0aa-bbed-432f-95e4-e145e1965ba2"
-    result = call("api_client", "--template", uuid, "--var", "name=Jörg = ok", "--var", "empty=")
-    assert result.returncode == 0, result.stderr
-    [(_, _, _, request)] = fake.requests
-    assert request["template_uuid"] == uuid
-    assert request["template_variables"] == {"name": "Jörg = ok", "empty": ""}
-    assert not {"subject", "text", "html", "category"} & set(request)
-    assert "  Subject     as in the template\n" in result.stdout
-    assert "  To          you@example.com\n" in result.stdout
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_verbose_shows_the_conversation(script: str, run: Run, fake: FakeMailtrap) -> None:
-    result = run(script, "--verbose")
-    assert result.returncode == 0
-    expected = ["STARTTLS", "mail from:<hello@example.com>", "354 Go ahead"]
-    if script == "api_client":
-        expected = ["sandbox.api.mailtrap.io:443", '"POST /api/send/4242 HTTP/1.1" 200', '"subject":']
-    for words in expected:
-        assert words.lower() in result.stderr.lower()
-    if script == "api_client":
-        last = result.stderr.splitlines()[-1]
-        assert re.fullmatch(r'https://sandbox\.api\.mailtrap\.io:443 "POST /api/send/4242 HTTP/1\.1" 200 \d+', last)
-
-
-def test_sending_goes_on_over_one_connection(call: Run, fake: FakeMailtrap) -> None:
-    call("smtp_client", "--dry-run")
-    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
-        for number in range(3):
-            smtp_client.send(
-                smtp, smtp_client.build_message("a@example.com", to=["b@example.com"], subject=f"{number}", text="x")
-            )
-    api = api_client.open_api(fake.token, "sandbox", fake.sandbox_id)
-    for number in range(3):
-        mail = api_client.build_mail("a@example.com", to=["b@example.com"], subject=f"{number}", text="x")
-        assert len(api_client.send(api, mail)) == 1
-    assert [captured.message["Subject"] for captured in fake.messages] == ["0", "1", "2"] * 2
-    assert len(fake.logins) == 1
-    assert len(api._client._session.adapters["https://"].proxy_manager) == 1
-
-
-def test_one_login_by_plain_although_the_server_names_others_first(call: Run, fake: FakeMailtrap) -> None:
-    fake.mechanisms = "CRAM-MD5 LOGIN PLAIN"
-    assert call("smtp_client").returncode == 0
-    assert fake.logins == [("PLAIN", True)]
-
-
-def test_a_server_without_plain_is_logged_in_to_all_the_same(call: Run, fake: FakeMailtrap) -> None:
-    fake.mechanisms = "LOGIN"
-    assert call("smtp_client").returncode == 0
-    assert fake.logins == [("LOGIN", True)]
-
-
-def test_a_local_mail_catcher_needs_neither_tls_nor_login(run: Run, fake: FakeMailtrap) -> None:
-    fake.starttls, fake.mechanisms = False, ""
-    result = run("smtp_client", MAILTRAP_SMTP_USERNAME=None, MAILTRAP_SMTP_PASSWORD=None)
-    assert result.returncode == 0
-    assert "(no TLS)" in result.stdout
-    assert only(fake).recipients == ["you@example.com"]
-
-
-def test_a_local_mail_catcher_is_not_bothered_with_credentials(call: Run, fake: FakeMailtrap) -> None:
-    fake.starttls, fake.mechanisms = False, ""
-    assert call("smtp_client").returncode == 0
-    assert not any(command.startswith("AUTH") for command in fake.commands)
-
-
-@pytest.mark.parametrize("missing", ["starttls", "mechanisms"])
-def test_any_other_host_needs_tls_and_login(missing: str, call: Run, fake: FakeMailtrap, smtp_names: None) -> None:
-    setattr(fake, missing, "")
-    result = call("smtp_client", MAILTRAP_SMTP_HOST="sandbox.smtp.mailtrap.io")
-    assert result.returncode == 69
-    assert ("STARTTLS" if missing == "starttls" else "AUTH") in result.stderr
-    assert "MAILTRAP_SMTP_HOST" in result.stderr
-    assert (fake.messages, fake.logins) == ([], [])
-
-
-@pytest.mark.parametrize(("host", "sandbox"), [("sandbox.smtp.mailtrap.io", True), ("live.smtp.mailtrap.io", False)])
-def test_smtp_says_whether_real_people_receive_it(
-    host: str, sandbox: bool, call: Run, fake: FakeMailtrap, smtp_names: None
-) -> None:
-    login = {} if sandbox else {"MAILTRAP_SMTP_USERNAME": "api", "MAILTRAP_SMTP_PASSWORD": fake.token}
-    result = call("smtp_client", MAILTRAP_SMTP_HOST=host, **login)
-    assert result.returncode == 0, result.stderr
-    assert f"Accepted by {host}:{fake.smtp_port} (TLSv1.3)" in result.stdout
-    assert only_captured(result.stdout) == sandbox
-
-
-def test_some_recipients_refused_names_both_sorts(call: Run, fake: FakeMailtrap) -> None:
-    gone = "bounce+550+no+such+user+here@example.com"
-    result = call("smtp_client", "--to", "good@example.com", "--to", gone)
-    assert result.returncode == 65
-    assert only(fake).recipients == ["good@example.com"]
-    assert "  To          good@example.com\n" in result.stdout
-    assert result.stderr.startswith(f"smtp_client: refused for {gone}: 550 no such user here\n")
-    assert len(result.stderr.splitlines()) == 2
-
-
-def test_a_failing_quit_after_acceptance_is_a_success(call: Run, fake: FakeMailtrap) -> None:
-    fake.smtp_replies["QUIT"] = ["451 4.3.0 something broke"]
-    assert call("smtp_client").returncode == 0
-    assert len(fake.messages) == 1
-
-
-def test_any_message_of_the_email_package_goes_out_with_proper_line_ends(fake: FakeMailtrap, call: Run) -> None:
-    call("smtp_client", "--dry-run")  # sets the environment
-    message = EmailMessage()  # whose policy ends lines otherwise
-    message["From"], message["To"], message["Subject"] = "a@example.com", "b@example.com", "Hello"
-    message.set_content("One.\nTwo.\n")
-    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
-        smtp_client.send(smtp, message)
-    source = fake.messages[0].source
-    assert source.count(b"\n") == source.count(b"\r\n") > 5
-
-
-def test_what_was_not_clearly_taken_is_told_in_full(fake: FakeMailtrap, call: Run) -> None:
-    call("api_client", "--dry-run")  # sets the environment
-    api = api_client.open_api(fake.token, sandbox_id=fake.sandbox_id)
-    mail = api_client.build_mail("a@example.com", to=["b@example.com"], subject="Hello", text="It works.")
-    fake.api_replies = [(200, {"success": False, "message_ids": []}), (200, {"success": True, "message_ids": []})]
-    for success in (False, True):
-        with pytest.raises(mt.APIError) as raised:
-            api_client.send(api, mail)
-        assert raised.value.status == 200
-        assert api_client.explain(raised.value) == (
-            f"200 success: {success}, message_ids: []",
-            "It may have been taken: look in Mailtrap before you send it again.",
-            74,
-            False,
-        )
-    fake.api_replies = [(200, {"success": True})]
-    with pytest.raises(ValueError, match="message_ids") as misread:
-        api_client.send(api, mail)
-    assert api_client.explain(misread.value)[0] == "request or answer not understood (ValidationError)"
-
-
-def test_the_sandbox_is_the_default_everywhere(fake: FakeMailtrap) -> None:
-    with pytest.raises(mt.ClientConfigurationError):
-        api_client.open_api(fake.token)
-    _, advice, _, _ = api_client.explain(mt.APIError(401, ["Unauthorized"]))
-    assert "allowed into the sandbox" in advice
-    connect, open_api = inspect.signature(smtp_client.connect), inspect.signature(api_client.open_api)
-    assert connect.parameters["timeout"].default == open_api.parameters["timeout"].default == 30
-
-
-def test_an_error_from_code_without_a_module_is_explained() -> None:
-    names: dict[str, object] = {}
-    exec("def fail():\n    try:\n        1 / 0\n    except ZeroDivisionError:\n        raise OSError('no')", names)
-    del names["__builtins__"]
-    for explain in (smtp_client.explain, api_client.explain):
-        with pytest.raises(OSError, match="no") as raised:
-            names["fail"]()  # type: ignore[operator]
-        assert explain(raised.value)[0] == "no"
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_dry_run_prints_what_would_be_sent(script: str, call: Run, fake: FakeMailtrap, tmp_path: Path) -> None:
-    path = tmp_path / f"{'long name ' * 9}.txt"
-    path.write_text("x")
-    flags = ("--subject", "Grüße", "--text", "One.\nTwo.", "--attach", str(path))
-    dry = call(script, "--dry-run", *flags)
-    assert (call(script, *flags).returncode, dry.stderr) == (0, "")
-    if script == "api_client":
-        assert dry.stdout == json.dumps(only(fake).source, indent=2) + "\n"
-        return
-
-    def comparable(text: str) -> list[str]:
-        return re.sub(r"(?m)^(Date|Message-ID): .*|=+\d+==", "", text).splitlines()
-
-    assert comparable(dry.stdout.removesuffix("\n")) == comparable(only(fake).source.decode())
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_only_verbose_shows_the_conversation(
-    script: str, call: Run, fake: FakeMailtrap, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = logging.getLogger("urllib3")
-    monkeypatch.setattr(library, "level", library.level)  # to have it restored
-    root = logging.getLogger().level
-    quiet, verbose = call(script), call(script, "--verbose")
-    assert (quiet.stderr, verbose.returncode, logging.getLogger().level) == ("", 0, root)
-    if script == "smtp_client":
-        assert "354" in verbose.stderr
-    else:
-        assert verbose.stderr == json.dumps(fake.messages[1].source, indent=2) + "\n"
-        assert '"POST /api/send/4242 HTTP/1.1" 200' in caplog.text
-    library.setLevel(logging.NOTSET)
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--var", "a=b"], "--var needs --template"),
-        (["--template", "2f45b0aa-bbed-432f-95e4-e145e1965ba2", "--var", "a"], "--var takes NAME=VALUE"),
-        *(
-            (
-                ["--template", "2f45b0aa-bbed-432f-95e4-e145e1965ba2", flag, "x"],
-                "--template goes without --subject, --text and --html, as it brings its own",
-            )
-            for flag in ("--subject", "--text", "--html")
-        ),
-    ],
-)
-def test_flags_that_do_not_go_together_are_refused(flags: list[str], says: str, call: Run, fake: FakeMailtrap) -> None:
+    flags = ["--template", uuid, "--var", "name=Jörg = ok", "--var", "empty="]
     result = call("api_client", *flags)
-    assert (result.returncode, fake.requests) == (2, [])
-    assert result.stderr.endswith(f": error: {says}\n")
+    assert (
+        result.returncode
+        == call("api_client", *flags, f"--attach={tmp_path / 'a.txt'}").returncode
+        == 0
+    )
+    assert "  Subject     as in the template\n" in result.stdout
+    assert fake.messages[0].source == {
+        "from": {"email": "hello@example.com", "name": "Mailtrap Test"},
+        "to": [{"email": "you@example.com"}],
+        "template_uuid": uuid,
+        "template_variables": {"name": "Jörg = ok", "empty": ""},
+    }
+    assert fake.messages[1].files == ["a.txt"]
 
 
-def test_netrc_is_left_alone(call: Run) -> None:
-    call("api_client")
-    assert os.environ["NETRC"] == os.devnull
+@both
+def test_verbose_shows_the_conversation_without_secrets(script: str, run: Run) -> None:
+    result = run(script, "--verbose")
+    expected = ["STARTTLS", "mail FROM:<hello@example.com>", "354 Go ahead", "Ok: queued", "quit"]
+    if script == "api_client":
+        expected = [
+            "sandbox.api.mailtrap.io:443",
+            '"POST /api/send/4242 HTTP/1.1" 200',
+            '"subject":',
+        ]
+    assert result.returncode == 0
+    for words in expected:
+        assert words in result.stderr
+
+
+def test_one_connection_takes_many_messages(fake: FakeMailtrap) -> None:
+    with smtp_client.connect("127.0.0.1", fake.smtp_port, fake.username, fake.password) as smtp:
+        for _ in range(3):
+            message = smtp_client.build_message("a@b.c", to=["d@e.f"], subject="x", text="x")
+            smtp_client.send(smtp, message)
+    assert (len(fake.messages), len(fake.logins)) == (3, 1)
+
+
+@both
+def test_a_reader_that_has_gone_away_is_no_failure(script: str, fake: FakeMailtrap) -> None:
+    if os.name != "posix":
+        pytest.skip("needs a POSIX shell")
+    for sink in ("| true", "2>&1 | true", ">&-", "> /dev/full"):
+        fake.reset()
+        command = f"'{sys.executable}' '{REPOSITORY / script}.py' {sink}"
+        result = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True
+        )
+        assert (result.returncode, result.stderr, len(fake.messages)) == (0, "", 1)
+        refused = command.replace(".py'", ".py' --to nobody")
+        assert (
+            subprocess.run(
+                ["bash", "-o", "pipefail", "-c", refused], capture_output=True
+            ).returncode
+            == 78
+        )
+
+
+@both
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "\\u4f60 \\xe9"), ("cp1252", "\\u4f60 é")]
+)
+def test_a_console_that_lacks_a_character_shows_its_number(
+    script: str, encoding: str, shown: str, fake: FakeMailtrap
+) -> None:
+    command = [sys.executable, str(REPOSITORY / f"{script}.py"), "--subject", "你 é"]
+    environ = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
+    result = subprocess.run(command, env=environ, capture_output=True, encoding=encoding)
+    assert result.returncode == 0
+    assert f"  Subject     {shown}\n" in result.stdout
+    assert fake.messages[0].subject == "你 é"
+
+
+@posix
+@both
+def test_ctrl_c_while_sending_is_two_lines_and_status_130(script: str, fake: FakeMailtrap) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://127.0.0.1:{port}")
+        process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / f"{script}.py")],
+            env={**os.environ, **proxy, "MAILTRAP_SMTP_PORT": str(port)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        connection.close()
+    assert process.returncode == 130
+    happened, advice = errors.splitlines()
+    assert happened.startswith(f"{script}: interrupted")
+    assert "Look in Mailtrap" in advice
+
+
+def test_a_netrc_file_does_not_replace_the_token(run: Run, tmp_path: Path) -> None:
+    for name in (".netrc", "_netrc"):
+        (tmp_path / name).write_text("default login somebody password else\n")
+        (tmp_path / name).chmod(0o600)
+    home = str(tmp_path)
+    assert run("api_client", HOME=home, USERPROFILE=home, NETRC=None).returncode == 0
+
+
+# Where some are refused, and where all are
+
+
+def test_who_was_refused_and_who_was_not_is_told(call: Run, fake: FakeMailtrap) -> None:
+    refused = ["bounce+550+no+such+user@example.com", "bounce+451+later@example.com"]
+    people = [*refused, "Ann <ann@example.com>", "bob@example.com"]
+    result = call("smtp_client", *(flag for one in people for flag in ("--to", one)))
+    assert result.returncode == 65
+    assert "\n  To          Ann <ann@example.com>, bob@example.com\n" in result.stdout
+    assert f"{refused[0]}, {refused[1]}: 550 no such user; 451 later (" in result.stderr
+    assert fake.messages[0].recipients == ["ann@example.com", "bob@example.com"]
+
+
+# step, reply, exit status, tries, words of the advice
+SMTP_REPLIES = [
+    ("greeting", "554 5.7.1 Go away", 69, 1, "MAILTRAP_SMTP_HOST"),
+    ("greeting", "421 4.7.0 Too busy", 75, 4, "later"),
+    ("STARTTLS", "454 4.7.0 TLS not available", 75, 4, "later"),
+    ("AUTH", "535 5.7.0 Invalid login or password", 77, 1, "login"),
+    ("AUTH", "535 5.7.0 Monthly messages limit reached", 69, 1, "Billing"),
+    ("AUTH", "535 5.7.0 The email limit is reached. Please upgrade your plan", 69, 1, "quota"),
+    ("AUTH", "535 5.7.8 Too many connections per account", 75, 4, "10 connections"),
+    ("AUTH", "454 4.7.0 Temporary authentication failure", 75, 4, "later"),
+    ("MAIL", "530 5.7.1 Authentication required", 77, 1, "login"),
+    ("MAIL", "550 5.7.1 Sending from domain example.com is not allowed", 65, 1, "Sending Domains"),
+    ("MAIL", "552 5.3.4 Error: message too big", 65, 1, "5 MB"),
+    ("RCPT", "550 5.1.1 no such user", 65, 1, "Change what it objects to"),
+    ("RCPT", "450 4.2.0 Greylisted", 75, 4, "later"),
+    ("RCPT", "550 Demo domains can only be used to send emails to account owners", 65, 1, "demo"),
+    ("DATA", "550 5.7.0 Too many emails per second. Please upgrade your plan", 75, 4, "10 s"),
+    ("content", "550 5.7.0 Requested action not taken: too many emails per second", 75, 4, "10 s"),
+    ("content", "550 5.7.1 From: Header does not match the sender's domain", 65, 1, "domain"),
+    ("content", "421 4.3.2 Shutting down", 75, 4, "later"),
+    ("content", "554 5.6.0 Spam", 65, 1, "Change what it objects to"),
+    ("content", "399 5.0.0 what", 74, 1, "look in Mailtrap"),
+    ("content", "600 5.0.0 what", 74, 1, "look in Mailtrap"),
+    ("QUIT", "421 4.3.0 Going down", 0, 1, ""),
+]
+
+
+def told(fake: FakeMailtrap, result: Any, tries: int, pauses: list[float], log: Any) -> str:
+    """Return what happened, after checks of what is said of further tries."""
+    assert len(pauses) == len(log.messages) == tries - 1
+    for pause, least, line in zip(pauses, (2, 4, 8), log.messages, strict=False):
+        assert least <= pause <= 1.5 * least
+        assert line.endswith(f"; retry in {pause:.1f} s")
+    if result.returncode == 0:
+        return ""
+    happened, advice = result.stderr.splitlines()
+    assert all(line.split(";")[0] in happened for line in log.messages)
+    return f"{happened}\n{advice}"
+
+
+@pytest.mark.parametrize(("step", "reply", "status", "tries", "advice"), SMTP_REPLIES)
+def test_a_reply_of_the_smtp_server_is_explained(
+    step: str,
+    reply: str,
+    status: int,
+    tries: int,
+    advice: str,
+    call: Run,
+    fake: FakeMailtrap,
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with FaultySmtp(fake.tls, Fault(step, f"{reply}\r\n".encode()), forever=True) as server:
+        result = call("smtp_client", **SANDBOX, MAILTRAP_SMTP_PORT=str(server.port))
+    assert result.returncode == status
+    text = told(fake, result, tries, pauses, caplog)
+    assert advice in text
+    if status not in (0, 74):
+        assert f"smtp_client: {reply} (sandbox.smtp.mailtrap.io:{server.port})\n" in text
+
+
+# status, body, exit status, tries, words of the advice
+API_ANSWERS = [
+    (400, {"success": False, "errors": ["'subject' is required", "more"]}, 65, 1, "Change what"),
+    (400, {"errors": ["Demo domains can only be used to send to account owners"]}, 65, 1, "Change"),
+    (401, {"success": False, "errors": ["Unauthorized"]}, 77, 1, "token"),
+    (401, b"<html>no</html>", 77, 1, "token"),
+    (403, {"success": False, "errors": ["Forbidden"]}, 77, 1, "Sending Domains"),
+    (403, b"<html>no</html>", 69, 1, "HTTPS_PROXY"),
+    (404, {"error": "Not Found"}, 78, 1, "MAILTRAP_SANDBOX_ID"),
+    (404, b"", 78, 1, "MAILTRAP_SANDBOX_ID"),
+    (413, {"errors": ["Request Entity Too Large"]}, 65, 1, "5 MB"),
+    (413, b"<html>no</html>", 69, 1, "HTTPS_PROXY"),
+    (422, {"errors": {"to": ["is invalid"]}}, 65, 1, "Change what"),
+    (429, {"success": False, "errors": ["Rate limit exceeded"]}, 75, 4, "150 times"),
+    (429, {"errors": ["The email limit is reached. Please upgrade your plan"]}, 69, 1, "Billing"),
+    (500, {"success": False, "errors": ["Internal server error"]}, 75, 4, "later"),
+    (503, {"success": False, "errors": ["Unavailable"]}, 75, 4, "later"),
+    (500, b"<html>no</html>", 74, 1, "look in Mailtrap"),
+    (502, b"<html>no</html>", 74, 1, "look in Mailtrap"),
+    (504, {"errors": ["Timeout"]}, 74, 1, "look in Mailtrap"),
+    (200, b"<html>ok</html>", 74, 1, "look in Mailtrap"),
+    (200, {"success": True, "message_ids": []}, 74, 1, "look in Mailtrap"),
+    (200, {"success": False, "message_ids": ["5"]}, 74, 1, "look in Mailtrap"),
+]
+
+
+@pytest.mark.parametrize(("code", "body", "status", "tries", "advice"), API_ANSWERS)
+def test_an_answer_of_the_api_is_explained(
+    code: int,
+    body: object,
+    status: int,
+    tries: int,
+    advice: str,
+    call: Run,
+    fake: FakeMailtrap,
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with FaultyApi(fake.tls, Fault("body", http(code, body)), forever=True) as server:
+        proxy = f"http://127.0.0.1:{server.port}"
+        result = call("api_client", HTTPS_PROXY=proxy, https_proxy=proxy)
+    assert result.returncode == status
+    text = told(fake, result, tries, pauses, caplog)
+    assert advice in text
+    assert "(sandbox.api.mailtrap.io)\n" in text or status == 78
+    if isinstance(body, dict) and isinstance(body.get("errors"), list):
+        assert text.startswith(f"api_client: {code} {'; '.join(body['errors'])}")
+
+
+@both
+def test_a_message_refused_for_now_is_taken_when_tried_again(
+    script: str, call: Run, fake: FakeMailtrap, pauses: list[float]
+) -> None:
+    busy = {
+        "smtp_client": Fault("content", b"550 5.7.0 too many emails per second\r\n"),
+        "api_client": Fault("body", http(429, {"errors": ["Rate limit exceeded"]})),
+    }
+    kind = FaultySmtp if script == "smtp_client" else FaultyApi
+    with kind(fake.tls, busy[script]) as server:
+        proxy = f"http://127.0.0.1:{server.port}"
+        changes = {
+            "MAILTRAP_SMTP_PORT": str(server.port),
+            "HTTPS_PROXY": proxy,
+            "https_proxy": proxy,
+        }
+        assert call(script, **SANDBOX, **changes).returncode == 0
+    assert (server.taken, len(pauses)) == (1, 1)
+
+
+def test_waiting_is_told_in_the_terminal(run: Run, fake: FakeMailtrap) -> None:
+    busy = Fault("content", b"451 4.3.0 Wait\x1b[31m\r\n")
+    with FaultySmtp(fake.tls, busy) as server:
+        changes = {"MAILTRAP_SMTP_HOST": "localhost", "MAILTRAP_SMTP_PORT": str(server.port)}
+        result = run("smtp_client", **changes)
+    assert result.returncode == 0
+    assert re.fullmatch(r"451 4\.3\.0 Wait ?\[31m; retry in [23]\.\d s\n", result.stderr)
+
+
+def test_pauses_outlast_the_10_seconds_over_which_mailtrap_counts(pauses: list[float]) -> None:
+    def attempt() -> None:
+        raise smtplib.SMTPDataError(450, b"busy")
+
+    with pytest.raises(smtplib.SMTPDataError):
+        smtp_client.with_retries(attempt)
+    assert sum(pauses) > 10
+    assert smtp_client.with_retries(lambda: "taken", pauses=[1]) == "taken"
+
+
+LIMITS = [("rate", 75), ("quota", 69), ("connections", 75), ("size", 65)]
+
+
+@both
+@pytest.mark.parametrize(("limit", "status"), LIMITS)
+def test_the_limits_of_mailtrap_lead_to_the_right_status(
+    script: str, limit: str, status: int, call: Run, fake: FakeMailtrap, tmp_path: Path, pauses: Any
+) -> None:
+    (tmp_path / "big.bin").write_bytes(bytes(200_000))
+    setattr(fake, limit, 100_000 if limit == "size" else 0)
+    flags = [f"--attach={tmp_path / 'big.bin'}"] if limit == "size" else []
+    result = call(script, *flags)
+    assert result.returncode == (0 if (script, limit) == ("api_client", "connections") else status)
+
+
+@both
+def test_wrong_credentials_have_status_77(script: str, call: Run, fake: FakeMailtrap) -> None:
+    wrong = {"MAILTRAP_SMTP_PASSWORD": "wrong", "MAILTRAP_API_TOKEN": "wrong"}
+    assert call(script, **wrong).returncode == 77
+    assert fake.logins == ([("PLAIN", True)] if script == "smtp_client" else [])
+
+
+def test_a_server_that_cannot_be_reached_is_named(call: Run, pauses: list[float]) -> None:
+    nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:1")
+    for result in (call("smtp_client", MAILTRAP_SMTP_PORT="1"), call("api_client", **nowhere)):
+        assert (result.returncode, pauses) == (69, [])
+        assert "refused" in result.stderr
+    assert "2525" in call("smtp_client", MAILTRAP_SMTP_PORT="1").stderr
+    assert "HTTPS_PROXY" in call("api_client", **nowhere).stderr
+    unknown = call("smtp_client", MAILTRAP_SMTP_HOST="https://sandbox.smtp.mailtrap.io.invalid")
+    assert (unknown.returncode, "check MAILTRAP_SMTP_HOST" in unknown.stderr) == (69, True)
+    assert call("smtp_client", MAILTRAP_SMTP_HOST="a..b").returncode == 78
+
+
+# Local mail catchers
+
+
+def test_a_local_mail_catcher_needs_neither_tls_nor_login(call: Run, fake: FakeMailtrap) -> None:
+    plain = b"250-catcher\r\n250 SIZE 1000000\r\n"
+    for host, status in (("127.0.0.1", 0), ("localhost", 0), ("sandbox.smtp.mailtrap.io", 69)):
+        with FaultySmtp(fake.tls, Fault("EHLO", plain)) as server:
+            port = str(server.port)
+            result = call("smtp_client", MAILTRAP_SMTP_HOST=host, MAILTRAP_SMTP_PORT=port)
+        assert (result.returncode, server.taken) == (status, 1 - bool(status))
+
+
+def test_a_local_mail_catcher_needs_no_credentials(run: Run, fake: FakeMailtrap) -> None:
+    with FaultySmtp(fake.tls, Fault("EHLO", b"250 catcher\r\n")) as server:
+        login = dict.fromkeys(("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD"))
+        result = run("smtp_client", **login, MAILTRAP_SMTP_PORT=str(server.port))
+    assert (result.returncode, server.taken) == (0, 1)
+
+
+def test_nobody_looks_up_the_name_of_this_machine(
+    call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "getfqdn")  # it may take seconds
+    assert call("smtp_client").returncode == 0
+
+
+def test_only_known_streams_are_opened() -> None:
+    for stream in ("live", "", "Sandbox"):
+        with pytest.raises(ValueError, match="not sandbox, transactional or bulk"):
+            api_client.open_api("token", stream, "1")
