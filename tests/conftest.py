@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from fake_mailtrap import FakeMailtrap
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text("utf-8")
 SCRIPTS = ("smtp_client", "api_client")
 INHERITED = ("PATH", "HOME", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE")
 SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io"}
@@ -26,6 +27,11 @@ settings.register_profile("tests", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("tests")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def snippet(heading: str) -> str:
+    """Return the Python under a heading of the README."""
+    return README.partition(f"### {heading}\n")[2].partition("```python\n")[2].partition("```\n")[0]
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +65,15 @@ def _resolver() -> None:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between tries, recorded instead of waited out."""
+def pauses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
+    """The pauses between tries, recorded instead of waited out; each must be announced."""
     recorded: list[float] = []
-    monkeypatch.setattr(time, "sleep", recorded.append)
+
+    def sleep(seconds: float) -> None:
+        assert caplog.messages[-1].endswith(f"; retry in {seconds:.1f} s")
+        recorded.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     return recorded
 
 

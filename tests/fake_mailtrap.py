@@ -3,8 +3,7 @@
     python tests/fake_mailtrap.py                 run both scripts, show what arrived
     python tests/fake_mailtrap.py COMMAND ...     run any command that way, show what arrives
 
-The replies, error bodies, limits and required fields are the documented ones: docs.mailtrap.io and
-the OpenAPI descriptions in github.com/mailtrap/mailtrap-openapi.
+It answers as docs.mailtrap.io and the descriptions in github.com/mailtrap/mailtrap-openapi say.
 """
 
 import base64
@@ -33,22 +32,16 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
-STREAMS = {
-    "sandbox.api.mailtrap.io": "sandbox",
-    "send.api.mailtrap.io": "transactional",
-    "bulk.api.mailtrap.io": "bulk",
-}
+NAMES = {"sandbox": "sandbox", "send": "transactional", "bulk": "bulk"}
+STREAMS = {f"{name}.api.mailtrap.io": stream for name, stream in NAMES.items()}
 SMTP_HOSTS = ("sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io")
 HOSTS = ("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAMS)
 TOO_MANY = "Requested action not taken: too many emails per second"
 QUOTA = "The email limit is reached. Please upgrade your plan"
-TOO_BIG = "552 5.3.4 Error: message too big"
-SMTP_TEXTS = {  # what aiosmtpd says, and what Mailtrap says in its place
-    b"220 Ready to start TLS": "220 2.0.0 Start TLS",
-    b"354 End data with <CR><LF>.<CR><LF>": "354 Go ahead",
-    b"552 Error: message size exceeds fixed maximum message size": TOO_BIG,
-    b"552 Error: Too much mail data": TOO_BIG,
-    b"221 Bye": "221 2.0.0 Bye",
+SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its place
+    "220 Ready": "220 2.0.0 Start TLS",
+    "354 End": "354 Go ahead",
+    "552 Error": "552 5.3.4 Error: message too big",
 }
 FIELDS = {
     **dict.fromkeys(
@@ -59,6 +52,7 @@ FIELDS = {
 }
 
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's, on standard error
+ThreadingHTTPServer.request_queue_size = 100
 
 
 @dataclass
@@ -73,10 +67,16 @@ class Captured:
     text: str
     html: str
     files: list[str]
-    source: Any
-    """The bytes after DATA, or the JSON of the request."""
+    source: Any  # the bytes after DATA, or the JSON of the request
     id: str = ""
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
+
+    def row(self, sandbox_id: str) -> dict[str, Any]:
+        """Return it as the API lists it."""
+        ids = {"id": int(self.id), "sandbox_id": int(sandbox_id), "sent_at": self.at}
+        people = {"from_email": self.sender, "to_email": self.recipients[0]}
+        report = {"blacklists_report_info": {"result": "pending"}}
+        return {**ids, **people, **report, "subject": self.subject}
 
     def describe(self) -> str:
         """Return what a person would want to check."""
@@ -110,7 +110,6 @@ class FakeMailtrap:
         self.size = 5 * 1024 * 1024
 
     def __enter__(self) -> "FakeMailtrap":
-        """Start the servers."""
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.authority = trustme.CA()
@@ -119,14 +118,13 @@ class FakeMailtrap:
         self.authority.issue_cert(*HOSTS).configure_cert(self.tls)
         self.smtp = _SmtpServer(self)
         self.smtp.start()
-        self.api = _ApiServer(("127.0.0.1", 0), _Api)
-        self.api.fake = self
+        self.api = ThreadingHTTPServer(("127.0.0.1", 0), _Api)
+        self.api.fake, self.api.handle_error = self, lambda *_: None  # silent if clients break off
         threading.Thread(target=self.api.serve_forever, args=[0.05], daemon=True).start()
         self.smtp_port, self.api_port = self.smtp.port, self.api.server_port
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the servers."""
         self.smtp.stop()
         self.api.shutdown()
         self.api.server_close()
@@ -142,10 +140,7 @@ class FakeMailtrap:
             "MAILTRAP_SMTP_USERNAME": self.username,
             "MAILTRAP_SMTP_PASSWORD": self.password,
             "MAILTRAP_API_TOKEN": self.token,
-            "MAILTRAP_STREAM": "sandbox",
             "MAILTRAP_SANDBOX_ID": self.sandbox_id,
-            "MAILTRAP_FROM_EMAIL": "Mailtrap Test <hello@example.com>",
-            "MAILTRAP_TO_EMAIL": "you@example.com",
             **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), ca_file),
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), ""),
@@ -168,14 +163,6 @@ class FakeMailtrap:
         return captured.id
 
 
-class _ApiServer(ThreadingHTTPServer):
-    request_queue_size = 100
-    fake: FakeMailtrap
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that break off."""
-
-
 class _Api(BaseHTTPRequestHandler):
     """One connection: TLS, or a tunnel with TLS in it, as the server is its own HTTPS proxy."""
 
@@ -196,7 +183,6 @@ class _Api(BaseHTTPRequestHandler):
         """Leave standard error to the client."""
 
     def do_CONNECT(self) -> None:
-        """Lead Mailtrap's host names here."""
         if self.path.removesuffix(":443") not in (*STREAMS, "mailtrap.io"):
             return self.answer(403, {"error": "Forbidden"})
         self.close_connection = False
@@ -273,15 +259,12 @@ class _Api(BaseHTTPRequestHandler):
             days = [one.at[:10] for one in self.fake.messages if one.stream != "sandbox"]
             delivered = sum(query["start_date"] <= day <= query["end_date"] for day in days)
             return 200, {"delivery_count": delivered, "delivery_rate": float(delivered > 0)}
-        if url.path == "/api/stats":
-            return 422, {"errors": {"start_date": ["is invalid"], "end_date": ["is invalid"]}}
         folder = f"/api/sandboxes/{self.fake.sandbox_id}/messages"
         captured = [one for one in reversed(self.fake.messages) if one.stream == "sandbox"]
-        if url.path == folder:
-            words = query.get("search", "").lower()
-            found = [one for one in captured if words in one.subject.lower()]
-            return 200, [row_of(one, self.fake.sandbox_id) for one in found[:30]]
-        answers = {f"{folder}/{one.id}/body.txt": one.text for one in captured}
+        words = query.get("search", "").lower()
+        found = [one.row(self.fake.sandbox_id) for one in captured if words in one.subject.lower()]
+        answers: dict[str, Any] = {folder: found[:30]}
+        answers |= {f"{folder}/{one.id}/body.txt": one.text for one in captured}
         answers |= {f"{folder}/{one.id}/body.html": one.html for one in captured}
         if url.path in answers:
             return 200, answers[url.path]
@@ -289,63 +272,36 @@ class _Api(BaseHTTPRequestHandler):
 
 
 def errors(*texts: str) -> dict[str, Any]:
-    """Return the body of a refusal."""
     return {"success": False, "errors": list(texts)}
 
 
 def problems_of(mail: Any) -> list[str]:
     """Return what the API finds wrong with one message; an empty list if nothing."""
-    if not isinstance(mail, dict):
-        return ["request body must be a JSON object"]
-    if wrong := [name for name in mail if not isinstance(mail[name], FIELDS.get(name, ()))]:
-        return [f"'{name}' is invalid" for name in wrong]
-    content = {name for name in ("subject", "text", "html", "category") if mail.get(name)}
-    template = "template_uuid" in mail
-    people = [one for name in ("to", "cc", "bcc") for one in mail.get(name, [])]
-    named = [*people, mail.get("from"), *([mail["reply_to"]] if "reply_to" in mail else [])]
-    files = mail.get("attachments", [])
-    checks = {
-        "'from' is required": "from" in mail,
-        "'to', 'cc' or 'bcc' address is required": people,
-        "'to', 'cc' and 'bcc' must not exceed 1000 addresses": len(people) <= 1000,
-        "'email' is invalid": "from" not in mail or all(map(is_address, named)),
-        "'template_uuid' goes without subject, text, html and category": not (template and content),
-        "'subject' is required": template or "subject" in content,
-        "'subject' is invalid": len(mail.get("subject", "").splitlines()) <= 1,
-        "must specify either text or html body": template or {"text", "html"} & content,
-        "'category' must not exceed 255 characters": len(mail.get("category", "")) <= 255,
-        "'custom_variables' is too long": len(json.dumps(mail.get("custom_variables"))) <= 1000,
-        "'attachments' need content, in base64, and filename": all(map(is_attachment, files)),
-    }
-    return [problem for problem, right in checks.items() if not right]
-
-
-def is_address(one: Any) -> bool:
-    """Say whether this is an address, with or without a name."""
-    text = one.get("email") if isinstance(one, dict) else None
-    return isinstance(text, str) and bool(re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text))
-
-
-def is_attachment(one: Any) -> bool:
-    """Say whether this is an attachment."""
     try:
-        return bool(base64.b64decode(one["content"], validate=True) and one["filename"])
-    except (TypeError, KeyError, ValueError):
-        return False
-
-
-def row_of(captured: Captured, sandbox_id: str) -> dict[str, Any]:
-    """Return a captured message as the API lists it."""
-    return {
-        "id": int(captured.id),
-        "sandbox_id": int(sandbox_id),
-        "subject": captured.subject,
-        "from_email": captured.sender,
-        "to_email": captured.recipients[0],
-        "created_at": captured.at,
-        "is_read": False,
-        "blacklists_report_info": {"result": "pending"},
-    }
+        wrong = [name for name in mail if not isinstance(mail[name], FIELDS[name])]
+        content = {name for name in ("subject", "text", "html", "category") if mail.get(name)}
+        template = "template_uuid" in mail
+        people = [one["email"] for name in ("to", "cc", "bcc") for one in mail.get(name, [])]
+        named = [one["email"] for one in (mail.get("from"), mail.get("reply_to")) if one]
+        addresses = [re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", text) for text in people + named]
+        for one in mail.get("attachments", []):
+            base64.b64decode(one["content"], validate=True)
+        checks = {
+            f"{wrong} must be of another type": not wrong,
+            "'from' is required": mail.get("from"),
+            "'to', 'cc' or 'bcc' address is required": people,
+            "'to', 'cc' and 'bcc' must not exceed 1000 addresses": len(people) <= 1000,
+            "'email' is invalid": all(addresses),
+            f"'template_uuid' is not allowed with {content}": not (template and content),
+            "'subject' is required": template or "subject" in content,
+            "'subject' is invalid": len(mail.get("subject", "").splitlines()) <= 1,
+            "must specify either text or html body": template or {"text", "html"} & content,
+            "'category' must not exceed 255 characters": len(mail.get("category", "")) <= 255,
+            "'custom_variables' is too long": len(json.dumps(mail.get("custom_variables"))) <= 1000,
+        }
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        return [f"request body is not understood: {type(error).__name__} {error}"]
+    return [problem for problem, right in checks.items() if not right]
 
 
 class _SmtpServer(Controller):
@@ -353,23 +309,16 @@ class _SmtpServer(Controller):
 
     def __init__(self, fake: FakeMailtrap) -> None:
         self.fake = fake
-        super().__init__(self, "127.0.0.1", 0)
+        tls = {"tls_context": fake.tls, "auth_require_tls": False, "authenticator": self.log_in}
+        super().__init__(self, "127.0.0.1", 0, ident="ESMTP ready", **tls)
+
+    def factory(self) -> SMTP:
+        kwargs = {"hostname": "smtp.mailtrap.io", "data_size_limit": self.fake.size}
+        return _Smtp(self, **{**self.SMTP_kwargs, **kwargs})
 
     def _trigger_server(self) -> None:
         self.port = self.server.sockets[0].getsockname()[1]  # before it connects to itself
         super()._trigger_server()
-
-    def factory(self) -> SMTP:
-        return _Smtp(
-            self,
-            hostname="smtp.mailtrap.io",
-            ident="ESMTP ready",
-            data_size_limit=self.fake.size,
-            tls_context=self.fake.tls,
-            auth_require_tls=False,
-            authenticator=self.log_in,
-            loop=self.loop,
-        )
 
     def log_in(self, _server, session, _envelope, mechanism, login) -> AuthResult:
         self.fake.logins.append((mechanism, session.ssl is not None))
@@ -382,23 +331,22 @@ class _SmtpServer(Controller):
             reply = f"535 5.7.0 {QUOTA}"
         elif len(self.fake.open_connections) > self.fake.connections:
             reply = "535 5.7.8 Too many connections per account"
-        taken = reply.startswith("235")
-        return AuthResult(success=taken, handled=False, message=reply, auth_data=username)
+        return AuthResult(success=reply[0] == "2", handled=False, message=reply, auth_data=username)
 
     async def handle_EHLO(self, server, session, _envelope, name, _replies) -> list[str]:
         session.host_name = name
         lines = [server.hostname, f"SIZE {self.fake.size}", "PIPELINING", "ENHANCEDSTATUSCODES"]
-        lines += ["8BITMIME", "DSN", "AUTH PLAIN LOGIN CRAM-MD5", *["STARTTLS"] * (not session.ssl)]
+        lines += ["8BITMIME", "DSN", "AUTH PLAIN LOGIN CRAM-MD5"]
+        if not session.ssl:
+            lines.append("STARTTLS")
         return [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
 
     async def handle_MAIL(self, _server, session, envelope, address, options) -> str:
         if not session.authenticated:
             return "530 5.7.1 Authentication required"
-        domain = address.rpartition("@")[2]
-        if session.auth_data == "api" and domain != self.fake.verified_domain:
-            return f"550 5.7.1 Sending from domain {domain} is not allowed"
+        if session.auth_data == "api" and not address.endswith(f"@{self.fake.verified_domain}"):
+            return f"550 5.7.1 Sending from domain {address.rpartition('@')[2]} is not allowed"
         envelope.mail_from = address
-        envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
     async def handle_RCPT(self, _server, _session, envelope, address, _options) -> str:
@@ -419,14 +367,12 @@ class _SmtpServer(Controller):
         texts = [str(message["Subject"]), *(one.get_content() if one else "" for one in bodies)]
         files = [part.get_filename() for part in message.iter_attachments()]
         stream = "transactional" if live else "sandbox"
-        captured = Captured("SMTP", stream, sender, envelope.rcpt_tos, *texts, files, source)
-        self.fake.capture(captured)
+        people = envelope.rcpt_tos
+        self.fake.capture(Captured("SMTP", stream, sender, people, *texts, files, source))
         return "250 2.0.0 Ok: queued"
 
 
 class _Smtp(SMTP):
-    """One connection, with Mailtrap's texts."""
-
     def connection_made(self, transport: Any) -> None:
         self.event_handler.fake.open_connections.add(self)
         super().connection_made(transport)
@@ -436,38 +382,34 @@ class _Smtp(SMTP):
         super().connection_lost(error)
 
     async def push(self, status: str | bytes) -> None:
-        text = status.encode() if isinstance(status, str) else status
-        await super().push(SMTP_TEXTS.get(text, status))
+        text = status if isinstance(status, str) else status.decode()
+        replies = [reply for beginning, reply in SMTP_TEXTS.items() if text.startswith(beginning)]
+        await super().push(*replies or [text])
 
 
 def say(text: str) -> None:
-    """Print; that the reader has gone away is no failure."""
     try:
         print(text, flush=True)
-    except OSError:
+    except OSError:  # the reader has gone away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def run(fake: FakeMailtrap, *command: str) -> int:
-    """Run a command against the servers and return its exit status."""
-    return subprocess.run(command, env={**os.environ, **fake.settings}, check=False).returncode
-
-
-def main(arguments: list[str]) -> int:
+def main(command: list[str]) -> int:
     """Run the try-out or a command; return the exit status of what ran."""
-    if arguments and not shutil.which(arguments[0]):
-        print(f"no such command: {arguments[0]}\n\n{__doc__}", file=sys.stderr)
+    if command and not shutil.which(command[0]):
+        print(f"no such command: {command[0]}\n\n{__doc__}", file=sys.stderr)
         return 127
     with FakeMailtrap() as fake:
-        if arguments:
+        environ = {**os.environ, **fake.settings}
+        if command:
             fake.announce = lambda captured: say(f"\n{captured.describe()}\n")
-            return run(fake, *arguments)
+            return subprocess.call(command, env=environ)
         say("A stand-in on 127.0.0.1 plays Mailtrap: nothing leaves this machine.")
         statuses = []
         for name in ("smtp_client.py", "api_client.py"):
             say(f"\n$ python {name}")
             script = Path(__file__).resolve().parents[1] / name
-            statuses.append(run(fake, sys.executable, str(script)))
+            statuses.append(subprocess.call([sys.executable, script], env=environ))
             say("".join(f"\n{captured.describe()}" for captured in fake.messages))
             fake.reset()
         say("\nNext: cp .env.example .env, and fill in two values; README.md says where they are.")

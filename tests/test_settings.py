@@ -1,6 +1,7 @@
 """Where settings come from, and what is said of those that are missing or wrong."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
-from conftest import INHERITED, REPOSITORY, SCRIPTS, Run
+from conftest import INHERITED, README, REPOSITORY, SCRIPTS
 from fake_mailtrap import FakeMailtrap
 
 both = pytest.mark.parametrize("script", SCRIPTS)
@@ -39,7 +40,7 @@ def in_folder(folder: Path, script: str, dotenv: bytes | None, *flags: str, **en
 
 
 @both
-def test_what_is_missing_is_listed_with_its_place_in_mailtrap(script: str, tmp_path: Path) -> None:
+def test_what_is_missing_is_listed_with_its_place_in_mailtrap(script, tmp_path):
     fresh = (REPOSITORY / ".env.example").read_bytes()
     for dotenv in (None, fresh):
         result = in_folder(tmp_path, script, dotenv)
@@ -50,7 +51,7 @@ def test_what_is_missing_is_listed_with_its_place_in_mailtrap(script: str, tmp_p
 
 
 @both
-def test_an_empty_folder_is_enough_for_a_dry_run(script: str, tmp_path: Path) -> None:
+def test_an_empty_folder_is_enough_for_a_dry_run(script, tmp_path):
     result = in_folder(tmp_path, script, None, "--dry-run")
     assert result.returncode == 0
     assert "nobody receives it" in result.stderr
@@ -58,8 +59,9 @@ def test_an_empty_folder_is_enough_for_a_dry_run(script: str, tmp_path: Path) ->
     assert "Mailtrap Test" in result.stdout
 
 
-def test_the_example_shows_every_setting_with_its_default(call: Run, fake: FakeMailtrap) -> None:
-    assert set(EXAMPLE) == {name for name in fake.settings if name.startswith("MAILTRAP_")}
+def test_the_example_shows_every_setting_with_its_default(call, fake):
+    table = README.partition("## Settings and flags")[2].partition("## Tests")[0]
+    assert set(EXAMPLE) == set(re.findall(r"MAILTRAP_\w+", table))
     needed = {name: EXAMPLE[name] for names in MISSING.values() for name in names}
     assert not any(needed.values())
     blank = dict.fromkeys(EXAMPLE, "")
@@ -71,9 +73,7 @@ def test_the_example_shows_every_setting_with_its_default(call: Run, fake: FakeM
 
 
 @both
-def test_dotenv_is_read_literally_and_stripped(
-    script: str, tmp_path: Path, fake: FakeMailtrap
-) -> None:
+def test_dotenv_is_read_literally_and_stripped(script, tmp_path, fake):
     strange = FakeMailtrap()
     strange.password = strange.token = "p${HOME}w\\x'#1"
     with strange:
@@ -86,11 +86,9 @@ def test_dotenv_is_read_literally_and_stripped(
 
 
 @both
-def test_flags_beat_the_environment_which_beats_dotenv(
-    script: str, tmp_path: Path, fake: FakeMailtrap
-) -> None:
+def test_flags_beat_the_environment_which_beats_dotenv(script, tmp_path, fake):
     environ = {**fake.settings, "PYTHON_DOTENV_DISABLED": "0"}
-    del environ["MAILTRAP_FROM_EMAIL"]
+    environ["MAILTRAP_TO_EMAIL"] = "you@example.com"
     dotenv = b"MAILTRAP_TO_EMAIL=dotenv@example.com\nMAILTRAP_FROM_EMAIL=dotenv@example.com"
     assert in_folder(tmp_path, script, dotenv, **environ).returncode == 0
     assert in_folder(
@@ -102,9 +100,7 @@ def test_flags_beat_the_environment_which_beats_dotenv(
 
 
 @both
-def test_several_recipients_are_told_apart_by_commas(
-    script: str, call: Run, fake: FakeMailtrap
-) -> None:
+def test_several_recipients_are_told_apart_by_commas(script, call, fake):
     several = '"Doe, Ann" <ann@example.com>, bob@example.com ,Cy <cy@example.com>,'
     assert call(script, MAILTRAP_TO_EMAIL=several).returncode == 0
     assert fake.messages[0].recipients == ["ann@example.com", "bob@example.com", "cy@example.com"]
@@ -138,9 +134,7 @@ WRONG_SETTINGS = [
 
 
 @pytest.mark.parametrize(("script", "name", "value", "words"), WRONG_SETTINGS)
-def test_a_wrong_setting_is_told_with_its_value(
-    script: str, name: str, value: str, words: str, call: Run, fake: FakeMailtrap
-) -> None:
+def test_a_wrong_setting_is_told_with_its_value(script, name, value, words, call, fake):
     result = call(script, **{name: value})
     happened, advice = result.stderr.splitlines()
     assert (result.returncode, result.stdout, fake.messages, fake.requests) == (78, "", [], [])
@@ -168,9 +162,7 @@ WRONG_FLAGS = [
 
 @both
 @pytest.mark.parametrize(("flags", "status", "words"), WRONG_FLAGS)
-def test_a_wrong_flag_is_told_in_two_lines(
-    script: str, flags: list[str], status: int, words: str, call: Run, fake: FakeMailtrap
-) -> None:
+def test_a_wrong_flag_is_told_in_two_lines(script, flags, status, words, call, fake):
     result = call(script, *flags)
     assert (result.returncode, result.stdout, fake.messages, fake.requests) == (status, "", [], [])
     assert words in result.stderr
@@ -190,35 +182,33 @@ WRONG_TEMPLATES = [
 
 
 @pytest.mark.parametrize(("flags", "words"), WRONG_TEMPLATES)
-def test_flags_that_go_ill_together_are_refused(
-    flags: list[str], words: str, call: Run, fake: FakeMailtrap
-) -> None:
+def test_flags_that_go_ill_together_are_refused(flags, words, call, fake):
     result = call("api_client", *flags)
     assert (result.returncode, fake.requests) == (2, [])
     assert f"error: {words}" in result.stderr or f"error: argument {words}" in result.stderr
 
 
 @both
-def test_a_dotenv_that_is_no_text_is_told(script: str, tmp_path: Path) -> None:
+def test_a_dotenv_that_is_no_text_is_told(script, tmp_path):
     result = in_folder(tmp_path, script, b"\xff\xfeM\0A\0")
     assert (result.returncode, len(result.stderr.splitlines())) == (78, 2)
     assert ".env" in result.stderr
 
 
-def test_live_streams_need_no_sandbox_id(call: Run) -> None:
+def test_live_streams_need_no_sandbox_id(call):
     assert call("api_client", "--stream", "bulk", MAILTRAP_SANDBOX_ID="").returncode == 0
     assert call("api_client", MAILTRAP_SANDBOX_ID="").returncode == 78
 
 
 @both
-def test_help_names_settings_an_example_and_the_exit_statuses(script: str, run: Run) -> None:
+def test_help_names_settings_an_example_and_the_exit_statuses(script, run):
     text = " ".join(run(script, "--help").stdout.split())
     for words in (".env.example", f"python {script}.py --to", "65 refused", "130 interrupted"):
         assert words in text
 
 
 @both
-def test_a_script_runs_with_what_its_metadata_names(script: str) -> None:
+def test_a_script_runs_with_what_its_metadata_names(script):
     requirements = (REPOSITORY / "requirements.txt").read_text().split()
     needed = requirements if script == "api_client" else requirements[1:]
     metadata = (REPOSITORY / f"{script}.py").read_text("utf-8").split("# /// script\n")[1]

@@ -2,12 +2,12 @@
 
 import datetime
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import trustme
 
-from conftest import SANDBOX, SCRIPTS, Run
+from conftest import SANDBOX, SCRIPTS
 from fake_mailtrap import HOSTS, FakeMailtrap
 from faulty import Fault, FaultySmtp
 
@@ -55,14 +55,8 @@ WRONGS = [
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
 @pytest.mark.parametrize(("spoil", "words", "advice"), WRONGS)
 def test_a_server_that_is_not_to_be_trusted_gets_nothing(
-    script: str,
-    spoil: Callable[[ssl.SSLContext, trustme.CA], None],
-    words: str,
-    advice: str,
-    tls: ssl.SSLContext,
-    call: Run,
-    fake: FakeMailtrap,
-) -> None:
+    script, spoil, words, advice, tls, call, fake
+):
     spoil(tls, fake.authority)
     result = call(script, **SANDBOX, MAILTRAP_SMTP_PORT=str(fake.smtp_port))
     assert result.returncode == 69
@@ -72,7 +66,7 @@ def test_a_server_that_is_not_to_be_trusted_gets_nothing(
     assert advice in what_to_do
 
 
-def test_without_starttls_no_password_leaves(call: Run, fake: FakeMailtrap) -> None:
+def test_without_starttls_no_password_leaves(call, fake):
     plain = b"250-smtp.mailtrap.io\r\n250 AUTH PLAIN LOGIN\r\n"
     with FaultySmtp(fake.tls, Fault("EHLO", plain), Fault("AUTH", b"235 Ok\r\n")) as server:
         result = call("smtp_client", **SANDBOX, MAILTRAP_SMTP_PORT=str(server.port))
@@ -81,9 +75,7 @@ def test_without_starttls_no_password_leaves(call: Run, fake: FakeMailtrap) -> N
     assert "AUTH" not in server.steps
 
 
-def test_even_on_localhost_tls_is_used_and_checked_where_there_is_any(
-    tls: ssl.SSLContext, call: Run, fake: FakeMailtrap
-) -> None:
+def test_even_on_localhost_tls_is_used_and_checked_where_there_is_any(tls, call, fake):
     assert call("smtp_client", MAILTRAP_SMTP_HOST="localhost").returncode == 0
     assert fake.logins == [("PLAIN", True)]
     untrusted(tls, fake.authority)
