@@ -1,7 +1,7 @@
 """Send one test message to Mailtrap over its API and say what became of it.
 
 Settings come from the environment or .env, a copy of .env.example.
-Example: python api_client.py --to you@example.com --attach report.pdf.
+Example: python api_client.py --to you@example.com.
 Exit status: 0 accepted, 2 wrong flag, 65 refused, 66 unreadable file, 69 not sent, 74 unknown,
 75 refused for now, 77 wrong token, 78 wrong setting, 130 interrupted.
 """
@@ -189,12 +189,12 @@ ADVICE = (
     (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path, and that the file may be read."),
     ("is missing", 78, "Fill in .env, a copy of .env.example; no account? See README.md."),
     ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
-    ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
+    ("(Value|Unicode.*|Configuration)Error$", 78, "Correct the flag, or the line in .env."),
     ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending it again."),
     ("^429 .*(limit is reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
     ("^429", 75, "Slow down: a token may call 150 times in 10 s, a sandbox takes fewer."),
-    ("^50[03]", 75, "The server is busy: send it again later."),
-    ("^401", 77, "Is the token whole, unexpired, allowed? Live: the From domain verified?"),
+    ("^50[03]", 75, "The server is busy: send it later."),
+    ("^401", 77, "Is MAILTRAP_API_TOKEN whole, unexpired, for this? Live: domain verified?"),
     ("^4.. (Invalid JSON|Empty)", 69, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
     ("^403", 77, "May the token send? Live: is the From domain verified under Sending Domains?"),
     ("^404", 78, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
@@ -252,7 +252,7 @@ def read_settings(args: argparse.Namespace) -> None:
     sender = found.get("MAILTRAP_FROM_EMAIL", "Mailtrap Test <hello@example.com>")
     args.sender = sender if args.sender is None else args.sender
     to = found.get("MAILTRAP_TO_EMAIL", "you@example.com")
-    args.to = args.to or re.findall('(?:"[^"]*"|[^",])+', to)  # commas within quotes stay
+    args.to = args.to or re.findall('(?:"[^"]*"|[^",])+', to)  # not within quotes
     if args.stream not in HOSTS:
         raise ValueError(f"MAILTRAP_STREAM must be one of {', '.join(HOSTS)}, not {args.stream!r}")
     args.host = f"{HOSTS[args.stream]}.api.mailtrap.io"
@@ -268,7 +268,7 @@ def read_settings(args: argparse.Namespace) -> None:
 
 
 def compose(args: argparse.Namespace) -> mt.Mail | mt.MailFromTemplate:
-    """Return the mail that flags and settings ask for."""
+    """Return the mail that is asked for."""
     if args.template:
         return mt.MailFromTemplate(
             sender=parse_address(args.sender),
@@ -277,7 +277,8 @@ def compose(args: argparse.Namespace) -> mt.Mail | mt.MailFromTemplate:
             template_uuid=str(args.template),
             template_variables=dict(pair.split("=", 1) for pair in args.var),
         )
-    text, html, now = args.text or "", args.html or "", time.strftime("%Y-%m-%d %H:%M:%S")
+    text, html = args.text or "", args.html or ""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
     if args.text is None and args.html is None:
         html = HTML.format(server=args.host, time=now)
         text = re.sub("<[^>]*>", "", html).strip()
@@ -292,9 +293,8 @@ def deliver(args: argparse.Namespace, mail: mt.Mail | mt.MailFromTemplate) -> No
     started = time.monotonic()
     api = open_api(args.token, args.stream, args.sandbox_id)
     message_ids = with_retries(lambda: send(api, mail))
-    seconds = time.monotonic() - started
     show(
-        f"Accepted by {args.host} ({args.stream} stream) in {seconds:.1f} s\n"
+        f"Accepted by {args.host} ({args.stream} stream) in {time.monotonic() - started:.1f} s\n"
         f"  From        {args.sender}\n"
         f"  To          {', '.join(args.to)}\n"
         f"  Subject     {getattr(mail, 'subject', 'as in the template')}\n"
@@ -307,7 +307,7 @@ def deliver(args: argparse.Namespace, mail: mt.Mail | mt.MailFromTemplate) -> No
 def fate(stream: str) -> str:
     """Say what becomes of a message there."""
     if stream == "sandbox":
-        return "The sandbox captures it, nobody receives it: see https://mailtrap.io/sandboxes"
+        return "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes"
     return "It goes to real people: see Email Logs in Mailtrap whether it arrives."
 
 
@@ -341,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = Failure(130, "interrupted", "Look in Mailtrap before sending it again.")
     except Exception as error:
         failure = explain(error)
-    server = "" if failure.status in (66, 78) else f" ({args.host})"
+    server = "" if failure.status in (66, 78, 130) else f" ({args.host})"
     show(f"api_client: {failure.happened}{server}\n{failure.advice}", sys.stderr)
     return failure.status
 

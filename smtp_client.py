@@ -1,7 +1,7 @@
 """Send one test message to Mailtrap over SMTP and say what became of it.
 
 Settings come from the environment or .env, a copy of .env.example.
-Example: python smtp_client.py --to you@example.com --attach report.pdf.
+Example: python smtp_client.py --to you@example.com.
 Exit status: 0 accepted, 2 wrong flag, 65 refused, 66 unreadable file, 69 not sent, 74 unknown,
 75 refused for now, 77 wrong login, 78 wrong setting, 130 interrupted.
 """
@@ -94,8 +94,8 @@ def connect(
 ) -> smtplib.SMTP:
     """Return a connection over verified TLS, logged in; timeout is in seconds, for each step.
 
-    localhost, 127.0.0.1 and ::1 may lack TLS and login, as mail catchers do. Raises OSError, as
-    all errors of smtplib and ssl are, or ValueError; nothing was sent then.
+    localhost, 127.0.0.1 and ::1 may lack TLS and login. Raises OSError, as all errors of smtplib
+    and ssl are, or ValueError; nothing was sent then.
     """
     local = host in ("localhost", "127.0.0.1", "::1")
     # Looking up this machine's own name for EHLO could take seconds.
@@ -177,7 +177,7 @@ def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8
 
 def is_temporary(error: Exception) -> bool:
     """Say whether the server refused the message, and only for now."""
-    return bool(re.match(r"4\d\d|5\d\d .*(emails per sec|many connec)", reply_of(error)))
+    return bool(re.match(r"4\d\d|5\d\d .*(per second|many connections)", reply_of(error)))
 
 
 def reply_of(error: Exception) -> str:
@@ -211,14 +211,14 @@ ADVICE = (
     ("is missing", 78, "Fill in .env, a copy of .env.example; no account? See README.md."),
     ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
     ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
-    ("^5.. .*(emails per sec|many connec)", 75, "Few messages in 10 s, 10 connections: slow down."),
+    ("^5.. .*(per second|many connections)", 75, "Slow down: 10 connections, few mails in 10 s."),
     ("^535 .*limit", 69, "The password is right, the quota is used up: see Billing."),
-    ("^53[0458]", 77, "Copy the sandbox's own login again; live takes api and an API token."),
-    (r"^4\d\d", 75, "The server is busy: send it again later."),
+    ("^53[0458]", 77, "Copy the login again: a sandbox has its own; live takes api and a token."),
+    (r"^4\d\d", 75, "The server is busy: send it later."),
     ("^5.*domain", 65, "Verify the From domain under Sending Domains; a demo one mails only you."),
     ("^5.*(Refused|Data)", 65, "Change what it objects to; a free sandbox takes 5 MB, live 10 MB."),
     ("issuer|signed|Key", 69, "Name your CA file in SSL_CERT_FILE; macOS: Install Certificates."),
-    ("refused|timed out", 69, "Networks block 25, 465, 587: MAILTRAP_SMTP_PORT=2525, or the API."),
+    ("refused|timed", 69, "Networks block 25, 465, 587: try MAILTRAP_SMTP_PORT=2525 or the API."),
     ("", 69, "Nothing was sent: check MAILTRAP_SMTP_HOST, the network, the date."),
 )
 
@@ -264,20 +264,22 @@ def read_settings(args: argparse.Namespace) -> None:
     sender = found.get("MAILTRAP_FROM_EMAIL", "Mailtrap Test <hello@example.com>")
     args.sender = sender if args.sender is None else args.sender
     to = found.get("MAILTRAP_TO_EMAIL", "you@example.com")
-    args.to = args.to or re.findall('(?:"[^"]*"|[^",])+', to)  # commas within quotes stay
-    if args.port not in map(str, range(1, 65536)):
+    args.to = args.to or re.findall('(?:"[^"]*"|[^",])+', to)  # not within quotes
+    if not (args.port.isdecimal() and int(args.port) in range(1, 65536)):
         raise ValueError(f"MAILTRAP_SMTP_PORT must be a number from 1 to 65535, not {args.port!r}")
+    args.server = f"{args.host}:{args.port}"
+    args.local = args.host in ("localhost", "127.0.0.1", "::1")
     missing = [name for name in LOGIN if name not in found]
-    if missing and not args.dry_run and args.host not in ("localhost", "127.0.0.1", "::1"):
+    if missing and not (args.dry_run or args.local):
         place = "Sandboxes > (your sandbox) > Integration > SMTP"
         raise ValueError("\n".join(f"{name} is missing: {place}" for name in missing))
 
 
 def compose(args: argparse.Namespace) -> EmailMessage:
-    """Return the message that flags and settings ask for."""
+    """Return the message that is asked for."""
     text, html = args.text or "", args.html or ""
     if args.text is None and args.html is None:
-        html = HTML.format(server=f"{args.host}:{args.port}", time=time.strftime("%Y-%m-%d, %H:%M"))
+        html = HTML.format(server=args.server, time=time.strftime("%Y-%m-%d %H:%M:%S"))
         text = re.sub("<[^>]*>", "", html).strip()
     return build_message(
         args.sender, to=args.to, subject=args.subject, text=text, html=html, attachments=args.attach
@@ -289,9 +291,10 @@ def deliver(args: argparse.Namespace, message: EmailMessage) -> dict[str, tuple[
     started = time.monotonic()
     account = args.host, int(args.port), args.username, args.password
     refused = with_retries(lambda: connect_and_send(*account, message, debug=args.verbose))
+    tls = "" if args.local else " (TLS)"
     accepted = [str(one) for one in message["To"].addresses if one.addr_spec not in refused]
     show(
-        f"Accepted by {args.host}:{args.port} (TLS) in {time.monotonic() - started:.1f} s\n"
+        f"Accepted by {args.server}{tls} in {time.monotonic() - started:.1f} s\n"
         f"  From        {message['From']}\n"
         f"  To          {', '.join(accepted)}\n"
         f"  Subject     {message['Subject']}\n"
@@ -305,7 +308,7 @@ def deliver(args: argparse.Namespace, message: EmailMessage) -> dict[str, tuple[
 def fate(host: str) -> str:
     """Say what becomes of a message there."""
     if host == "sandbox.smtp.mailtrap.io":
-        return "The sandbox captures it, nobody receives it: see https://mailtrap.io/sandboxes"
+        return "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes"
     if host.endswith(".smtp.mailtrap.io"):
         return "It goes to real people: see Email Logs in Mailtrap whether it arrives."
     return "What becomes of it is up to that server."
@@ -328,10 +331,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = compose(args)
         if args.dry_run:
             show(str(message).replace("\r\n", "\n"), sys.stdout)
-            show(f"Not sent to {args.host}:{args.port}. {fate(args.host)}", sys.stderr)
+            show(f"Not sent to {args.server}. {fate(args.host)}", sys.stderr)
             return 0
-        refused = deliver(args, message)
-        if not refused:
+        if not (refused := deliver(args, message)):
             return 0
         replies = reply_of(smtplib.SMTPRecipientsRefused(refused))
         failure = Failure(65, f"{', '.join(refused)}: {replies}", "The others have it.")
@@ -339,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = Failure(130, "interrupted", "Look in Mailtrap before sending it again.")
     except Exception as error:
         failure = explain(error)
-    server = "" if failure.status in (66, 78) else f" ({args.host}:{args.port})"
+    server = "" if failure.status in (66, 78, 130) else f" ({args.server})"
     show(f"smtp_client: {failure.happened}{server}\n{failure.advice}", sys.stderr)
     return failure.status
 

@@ -20,7 +20,7 @@ from faulty import Fault, FaultyApi, FaultySmtp, http
 
 both = pytest.mark.parametrize("script", SCRIPTS)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell and signals")
-CAPTURED = "The sandbox captures it, nobody receives it: see https://mailtrap.io/sandboxes\n"
+CAPTURED = "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes\n"
 LIVE = "It goes to real people: see Email Logs in Mailtrap whether it arrives.\n"
 
 
@@ -36,7 +36,7 @@ def test_one_command_sends_one_message_and_says_what_became_of_it(script, run, f
     assert (result.returncode, result.stderr) == (0, "")
     assert (captured.sender, captured.recipients) == ("hello@example.com", ["you@example.com"])
     first, *middle, last = result.stdout.splitlines()
-    over = {"smtp_client": f"127.0.0.1:{fake.smtp_port} (TLS)"}
+    over = {"smtp_client": f"127.0.0.1:{fake.smtp_port}"}
     place = over.get(script, "sandbox.api.mailtrap.io (sandbox stream)")
     assert re.fullmatch(re.escape(f"Accepted by {place}") + r" in \d+\.\d s", first)
     identifier = f"  Message id  {captured.id}"
@@ -317,8 +317,8 @@ def test_a_reply_of_the_smtp_server_is_explained(
 API_ANSWERS = [
     (400, {"success": False, "errors": ["'subject' is required", "more"]}, 65, 1, "Change what"),
     (400, {"errors": ["Demo domains can only be used to send to account owners"]}, 65, 1, "Change"),
-    (401, {"success": False, "errors": ["Unauthorized"]}, 77, 1, "token"),
-    (401, b"<html>no</html>", 77, 1, "token"),
+    (401, {"success": False, "errors": ["Unauthorized"]}, 77, 1, "API_TOKEN"),
+    (401, b"<html>no</html>", 77, 1, "API_TOKEN"),
     (403, {"success": False, "errors": ["Forbidden"]}, 77, 1, "Sending Domains"),
     (403, b"<html>no</html>", 69, 1, "HTTPS_PROXY"),
     (404, {"error": "Not Found"}, 78, 1, "MAILTRAP_SANDBOX_ID"),
