@@ -71,7 +71,7 @@ def build_mail(
 
 
 def parse_address(text: str) -> mt.Address:
-    """Return the address in text; raises ValueError unless it is exactly one."""
+    """Return the address in text; raises ValueError unless it is one."""
     name, _, email = text.strip().removesuffix(">").rpartition("<")
     # Mailtrap lacks SMTPUTF8; a < in the name would be another address.
     if email.isascii() and "<" not in name:
@@ -177,20 +177,20 @@ HOSTS = {"sandbox": "sandbox", "transactional": "send", "bulk": "bulk"}  # .api.
 
 HTML = """\
 <!doctype html><html lang="en"><meta name="color-scheme" content="light dark">
-<div style="max-width: 480px; margin: auto; padding: 24px; font: 16px/1.5 sans-serif">
+<div style="font: 16px/1.5 sans-serif">
+<div style="max-width: 480px; margin: auto; padding: 8px 24px; border: 2px solid #2b7">
 <h1>It works</h1>
 <p>api_client.py sent this over the API through {server} on {time}: äöü, €, 你好.</p>
-<p>Next: --attach a file, then copy build_mail(), open_api() and send().</p>
-</div></html>
+<p>Next: --attach a file, then copy build_mail(), open_api() and send().</p></div></div></html>
 """
 
 # What reply or type an error has, exit status, what to do; the first match counts.
 ADVICE = (
-    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path, and that the file may be read."),
-    ("is missing", 78, "Fill in .env, a copy of .env.example; no account? See README.md."),
+    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
+    ("is missing", 78, "Fill in .env, a copy of .env.example; see README.md."),
     ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
     ("(Value|Unicode.*|Configuration)Error$", 78, "Correct the flag, or the line in .env."),
-    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending it again."),
+    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending again."),
     ("^429 .*(limit is reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
     ("^429", 75, "Slow down: a token may call 150 times in 10 s, a sandbox takes fewer."),
     ("^50[03]", 75, "The server is busy: send it later."),
@@ -268,7 +268,7 @@ def read_settings(args: argparse.Namespace) -> None:
 
 
 def compose(args: argparse.Namespace) -> mt.Mail | mt.MailFromTemplate:
-    """Return the mail that is asked for."""
+    """Return the mail asked for."""
     if args.template:
         return mt.MailFromTemplate(
             sender=parse_address(args.sender),
@@ -312,7 +312,7 @@ def fate(stream: str) -> str:
 
 
 def show(text: str, stream: TextIO) -> None:
-    """Print; that a console lacks a character, or that nobody reads, is no failure."""
+    """Print; that a console lacks a character or nobody reads is no failure."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -326,19 +326,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         read_settings(args)
         mail = compose(args)
-        request = json.dumps(mail.api_data, indent=2)
+        if args.dry_run or args.verbose:
+            show(json.dumps(mail.api_data, indent=2), sys.stdout if args.dry_run else sys.stderr)
         if args.dry_run:
-            show(request, sys.stdout)
             show(f"Not sent to {args.host}. {fate(args.stream)}", sys.stderr)
             return 0
         if args.verbose:
-            show(request, sys.stderr)
             logging.basicConfig(format="%(message)s", level=logging.DEBUG)
         os.environ["NETRC"] = os.devnull  # or ~/.netrc would replace the token
         deliver(args, mail)
         return 0
     except KeyboardInterrupt:
-        failure = Failure(130, "interrupted", "Look in Mailtrap before sending it again.")
+        failure = Failure(130, "interrupted", "Look in Mailtrap before sending again.")
     except Exception as error:
         failure = explain(error)
     server = "" if failure.status in (66, 78, 130) else f" ({args.host})"

@@ -80,7 +80,7 @@ def build_message(
 
 
 def parse_address(text: str) -> Address:
-    """Return the address in text; raises ValueError unless it is exactly one."""
+    """Return the address in text; raises ValueError unless it is one."""
     name, _, email = text.strip().removesuffix(">").rpartition("<")
     # Mailtrap lacks SMTPUTF8; a < in the name would be another address.
     if email.isascii() and "<" not in name:
@@ -150,7 +150,7 @@ class OutcomeUnknownError(Exception):
 def connect_and_send(
     host: str, port: int, username: str, password: str, message: EmailMessage, *, debug: int = 0
 ) -> dict[str, tuple[int, bytes]]:
-    """Send one message on a connection of its own, as connect() and send() do."""
+    """Connect, send one message and quit; raises as connect() and send() do."""
     with closing(connect(host, port, username, password, debug=debug)) as smtp:
         refused = send(smtp, message)
         with suppress(OSError):  # the message was taken, whatever becomes of QUIT
@@ -197,18 +197,18 @@ LOGIN = ("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD")
 
 HTML = """\
 <!doctype html><html lang="en"><meta name="color-scheme" content="light dark">
-<div style="max-width: 480px; margin: auto; padding: 24px; font: 16px/1.5 sans-serif">
+<div style="font: 16px/1.5 sans-serif">
+<div style="max-width: 480px; margin: auto; padding: 8px 24px; border: 2px solid #2b7">
 <h1>It works</h1>
 <p>smtp_client.py sent this over SMTP through {server} on {time}: äöü, €, 你好.</p>
-<p>Next: --attach a file, then copy build_message(), connect() and send().</p>
-</div></html>
+<p>Next: --attach a file, then copy build_message(), connect() and send().</p></div></div></html>
 """
 
 # What reply or type an error has, exit status, what to do; the first match counts.
 ADVICE = (
-    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending it again."),
-    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path, and that the file may be read."),
-    ("is missing", 78, "Fill in .env, a copy of .env.example; no account? See README.md."),
+    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending again."),
+    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
+    ("is missing", 78, "Fill in .env, a copy of .env.example; see README.md."),
     ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
     ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
     ("^5.. .*(per second|many connections)", 75, "Slow down: 10 connections, few mails in 10 s."),
@@ -276,7 +276,7 @@ def read_settings(args: argparse.Namespace) -> None:
 
 
 def compose(args: argparse.Namespace) -> EmailMessage:
-    """Return the message that is asked for."""
+    """Return the message asked for."""
     text, html = args.text or "", args.html or ""
     if args.text is None and args.html is None:
         html = HTML.format(server=args.server, time=time.strftime("%Y-%m-%d %H:%M:%S"))
@@ -315,7 +315,7 @@ def fate(host: str) -> str:
 
 
 def show(text: str, stream: TextIO) -> None:
-    """Print; that a console lacks a character, or that nobody reads, is no failure."""
+    """Print; that a console lacks a character or nobody reads is no failure."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -338,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         replies = reply_of(smtplib.SMTPRecipientsRefused(refused))
         failure = Failure(65, f"{', '.join(refused)}: {replies}", "The others have it.")
     except KeyboardInterrupt:
-        failure = Failure(130, "interrupted", "Look in Mailtrap before sending it again.")
+        failure = Failure(130, "interrupted", "Look in Mailtrap before sending again.")
     except Exception as error:
         failure = explain(error)
     server = "" if failure.status in (66, 78, 130) else f" ({args.server})"

@@ -133,13 +133,13 @@ def measure(fake: FakeMailtrap, rtt: int, rounds: int) -> dict[str, str]:
     many += [(100, send_api, 100, 1), (500, send_api, 1, 500)]  # 100 and 500 are Mailtrap's limits
     each, kept, calls, batch = compare(fake, rounds, many)
     return {
-        "one message, whole process: time, less is better; plain smtplib: 1.00": f"{rtt} ms",
+        "one message: time, less is better (plain smtplib: 1.00)": f"{rtt} ms",
         "---": "---",
         "`smtp_client.py`": f"{smtp / plain:.2f}",
         "`smtp_client.py`, no TLS session tickets": f"{smtp_unticketed / plain_unticketed:.2f}",
         "plain SDK": f"{sdk / plain:.2f}",
         "`api_client.py`": f"{api / plain:.2f}",
-        "**many messages: speed, more is better; SMTP, a connection per message: 1.00**": "",
+        "**many: speed, more is better (SMTP, a connection each: 1.00)**": "",
         "SMTP, one connection": f"{each / kept:.2f}",
         "API, one `open_api()`": f"{each / calls:.2f}",
         "API, batch": f"{each / batch:.2f}",

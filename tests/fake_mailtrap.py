@@ -404,9 +404,7 @@ def main(command: list[str]) -> int:
         if command:
             fake.announce = lambda captured: say(f"\n{captured.describe()}\n")
             return subprocess.call(command, env=environ)
-        say(
-            "A stand-in on 127.0.0.1 plays Mailtrap, whatever is named: nothing leaves this machine."
-        )
+        say("A stand-in on 127.0.0.1 plays Mailtrap throughout: nothing leaves this machine.")
         statuses = []
         for name in ("smtp_client.py", "api_client.py"):
             say(f"\n$ python {name}")
