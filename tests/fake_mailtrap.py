@@ -41,6 +41,7 @@ QUOTA = "The email limit is reached. Please upgrade your plan"
 SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its place
     "220 Ready": "220 2.0.0 Start TLS",
     "354 End": "354 Go ahead",
+    "221 Bye": "221 2.0.0 Bye",
     "552 Error": "552 5.3.4 Error: message too big",
 }
 FIELDS = {
@@ -72,7 +73,6 @@ class Captured:
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
 
     def row(self, sandbox_id: str) -> dict[str, Any]:
-        """Return it as the API lists it."""
         ids = {"id": int(self.id), "sandbox_id": int(sandbox_id), "sent_at": self.at}
         people = {"from_email": self.sender, "to_email": self.recipients[0]}
         report = {"blacklists_report_info": {"result": "pending"}}
