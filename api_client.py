@@ -132,6 +132,7 @@ class OutcomeUnknownError(Exception):
 def is_no(error: Exception) -> bool:
     """Say whether Mailtrap certainly did not take the message."""
     if isinstance(error, mt.APIError):
+        # Mailtrap documents 500 as not sent; for other answers the SDK makes up errors.
         made_up = error.errors in (["Invalid JSON"], ["Empty response body"], ["Unknown error"])
         return 400 <= error.status <= 499 or (error.status in (500, 503) and not made_up)
     # Behind a proxy, the type of an error is the same before and after the message was sent.
@@ -187,14 +188,14 @@ HTML = """\
 # What reply or type an error has, exit status, what to do; the first match counts.
 ADVICE = (
     (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
-    ("is missing", 78, "Fill in .env, a copy of .env.example; see README.md."),
-    ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
+    ("is missing.*ValueError$", 78, "Fill in .env, a copy of .env.example; see README.md."),
+    ("address: .*ValueError$", 78, "Fix --from, --to or MAILTRAP_FROM_EMAIL, _TO_EMAIL in .env."),
     ("(Value|Unicode.*|Configuration)Error$", 78, "Correct the flag, or the line in .env."),
-    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending again."),
+    (r"OutcomeUnknown \w+$", 74, "It may have been taken: look in Mailtrap before sending again."),
     ("^429 .*(limit is reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
     ("^429", 75, "Slow down: a token may call 150 times in 10 s, a sandbox takes fewer."),
     ("^50[03]", 75, "The server is busy: send it later."),
-    ("^401", 77, "Is MAILTRAP_API_TOKEN whole, unexpired, for this? Live: domain verified?"),
+    ("^401", 77, "MAILTRAP_API_TOKEN: whole, unexpired, this sandbox's? Live: domain verified?"),
     ("^4.. (Invalid JSON|Empty)", 69, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
     ("^403", 77, "May the token send? Live: is the From domain verified under Sending Domains?"),
     ("^404", 78, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
@@ -213,7 +214,7 @@ class Failure(NamedTuple):
 
 def explain(error: Exception) -> Failure:
     """Return what to tell of an error that open_api() or send() raised."""
-    happened = reply_of(error) or re.sub(r".*Caused by (.*?)['\")]*$", r"\1", str(error))
+    happened = reply_of(error) or re.sub(r".*Caused by \w+\((.*)\)\)$", r"\1", str(error))
     told = f"{happened} {'' if is_no(error) else 'OutcomeUnknown'} {type(error).__name__}"
     status, advice = next(row[1:] for row in ADVICE if re.search(row[0], told))
     return Failure(status, happened, advice)

@@ -98,7 +98,7 @@ def connect(
     and ssl are, or ValueError; nothing was sent then.
     """
     local = host in ("localhost", "127.0.0.1", "::1")
-    # Looking up this machine's own name for EHLO could take seconds.
+    # Looking up this machine's name could take seconds.
     smtp = smtplib.SMTP(host, port, local_hostname="[127.0.0.1]", timeout=timeout)
     try:
         if smtp.sock:  # Nagle's algorithm would delay EHLO by 40 ms
@@ -137,7 +137,7 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
         return smtp.sendmail(message["From"].addresses[0].addr_spec, list(recipients), content)
     except (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused):
         raise
-    except OSError as error:
+    except Exception as error:
         if isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code <= 599:
             raise
         raise OutcomeUnknownError(str(error)) from error
@@ -150,7 +150,7 @@ class OutcomeUnknownError(Exception):
 def connect_and_send(
     host: str, port: int, username: str, password: str, message: EmailMessage, *, debug: int = 0
 ) -> dict[str, tuple[int, bytes]]:
-    """Connect, send one message and quit; raises as connect() and send() do."""
+    """Connect, send and quit; raises as connect() and send() do."""
     with closing(connect(host, port, username, password, debug=debug)) as smtp:
         refused = send(smtp, message)
         with suppress(OSError):  # the message was taken, whatever becomes of QUIT
@@ -206,10 +206,10 @@ HTML = """\
 
 # What reply or type an error has, exit status, what to do; the first match counts.
 ADVICE = (
-    ("OutcomeUnknown", 74, "It may have been taken: look in Mailtrap before sending again."),
+    ("OutcomeUnknownError$", 74, "It may have been taken: look in Mailtrap before sending again."),
     (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
-    ("is missing", 78, "Fill in .env, a copy of .env.example; see README.md."),
-    ("email address", 78, "Correct --from or --to, or MAILTRAP_FROM_EMAIL or _TO_EMAIL in .env."),
+    ("is missing.*ValueError$", 78, "Fill in .env, a copy of .env.example; see README.md."),
+    ("address: .*ValueError$", 78, "Fix --from, --to or MAILTRAP_FROM_EMAIL, _TO_EMAIL in .env."),
     ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
     ("^5.. .*(per second|many connections)", 75, "Slow down: 10 connections, few mails in 10 s."),
     ("^535 .*limit", 69, "The password is right, the quota is used up: see Billing."),

@@ -142,7 +142,7 @@ def measure(fake: FakeMailtrap, rtt: int, rounds: int) -> dict[str, str]:
         "**many: speed, more is better (SMTP, a connection each: 1.00)**": "",
         "SMTP, one connection": f"{each / kept:.2f}",
         "API, one `open_api()`": f"{each / calls:.2f}",
-        "API, batch": f"{each / batch:.2f}",
+        "API, batch": f"{each / batch:.0f}",
     }
 
 

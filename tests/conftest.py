@@ -23,7 +23,9 @@ INHERITED = ("PATH", "HOME", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE")
 SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io"}
 
 fixtures = [HealthCheck.function_scoped_fixture]
-settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=fixtures)
+settings.register_profile(
+    "tests", max_examples=150, deadline=None, derandomize=True, suppress_health_check=fixtures
+)
 settings.load_profile("tests")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -404,15 +404,15 @@ def main(command: list[str]) -> int:
         if command:
             fake.announce = lambda captured: say(f"\n{captured.describe()}\n")
             return subprocess.call(command, env=environ)
-        say("A stand-in on 127.0.0.1 plays Mailtrap throughout: nothing leaves this machine.")
+        say("A stand-in on 127.0.0.1 plays every Mailtrap host: nothing leaves this machine.")
         statuses = []
         for name in ("smtp_client.py", "api_client.py"):
-            say(f"\n$ python {name}")
+            say(f"\n$ .venv/bin/python {name}")
             script = Path(__file__).resolve().parents[1] / name
             statuses.append(subprocess.call([sys.executable, script], env=environ))
             say("".join(f"\n{captured.describe()}" for captured in fake.messages))
             fake.reset()
-        say("\nNext: cp .env.example .env, and fill in two values; README.md says where they are.")
+        say("\nNext: cp .env.example .env, and fill in two values of one script: see README.md.")
         return max(statuses)
 
 

@@ -201,8 +201,8 @@ def test_the_try_out_shows_commands_outputs_and_what_arrived():
     assert "nothing leaves this machine" in first
     assert ".env" in last
     for words in (
-        "$ python smtp_client.py",
-        "$ python api_client.py",
+        "python smtp_client.py\n",
+        "python api_client.py\n",
         "Arrived over SMTP",
         "Arrived over the API",
     ):

@@ -113,7 +113,7 @@ WRONG_SETTINGS = [
             "smtp_client",
             "MAILTRAP_SMTP_PORT",
             value,
-            f"must be a number from 1 to 65535, not {value!r}",
+            f": MAILTRAP_SMTP_PORT must be a number from 1 to 65535, not {value!r}",
         )
         for value in ("abc", "0", "65536", "-1", "25.0")
     ),
