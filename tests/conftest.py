@@ -3,6 +3,7 @@
 import base64
 import importlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     recorded: list[float] = []
 
     def sleep(seconds: float) -> None:
-        assert caplog.messages[-1].endswith(f"; retry in {seconds:.1f} s")
+        assert re.fullmatch(rf"\d\d\d .*; retry in {seconds:.1f} s", caplog.messages[-1])
         recorded.append(seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)

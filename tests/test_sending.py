@@ -35,6 +35,9 @@ def test_one_command_sends_one_message_and_says_what_became_of_it(script, run, f
     [captured] = fake.messages
     assert (result.returncode, result.stderr) == (0, "")
     assert (captured.sender, captured.recipients) == ("hello@example.com", ["you@example.com"])
+    assert re.fullmatch(
+        r"Mailtrap (SMTP|API) test, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", captured.subject
+    )
     first, *middle, last = result.stdout.splitlines()
     over = {"smtp_client": f"127.0.0.1:{fake.smtp_port}"}
     place = over.get(script, "sandbox.api.mailtrap.io (sandbox stream)")
@@ -414,6 +417,7 @@ def test_a_local_mail_catcher_needs_neither_tls_nor_login(call, fake):
             port = str(server.port)
             result = call("smtp_client", MAILTRAP_SMTP_HOST=host, MAILTRAP_SMTP_PORT=port)
         assert (result.returncode, server.taken) == (status, 1 - bool(status))
+        assert "AUTH" not in server.steps
 
 
 def test_a_local_mail_catcher_needs_no_credentials(run, fake):
