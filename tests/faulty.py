@@ -21,12 +21,9 @@ class Fault:
     """What goes wrong at one step, once: what is answered, and what becomes of the connection."""
 
     step: str
-    reply: bytes | None = b""
-    """In place of the right reply; None for the right one."""
-    then: str = "go on"
-    """Or "close", "reset", "stall" (until the client has given up)."""
-    takes: bool = False
-    """At the step that hands the message over: whether the server keeps it."""
+    reply: bytes | None = b""  # in place of the right one; None for the right one
+    then: str = "go on"  # or "close", "reset", "stall" (until the client has given up)
+    takes: bool = False  # whether the server keeps the message, at the step that hands it over
 
 
 class CutError(OSError):

@@ -27,8 +27,7 @@ from faulty import API_STEPS, SMTP_STEPS, Fault, FaultyApi, FaultySmtp, Server, 
 
 MESSAGE = smtp_client.build_message("a@example.com", to=["b@example.com"], subject="x", text="x")
 MAIL = api_client.build_mail("a@example.com", to=["b@example.com"], subject="x", text="x")
-PATIENCE = 0.2
-"""How long the clients wait at each step, in seconds."""
+PATIENCE = 0.2  # seconds that the clients wait at each step
 
 CUTS = [(reply, then) for reply in (None, b"") for then in ("close", "reset", "stall")]
 LONG = b"x" * 9000 + b"\r\n"
