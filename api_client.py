@@ -50,12 +50,12 @@ def build_mail(
 ) -> mt.Mail:
     """Return the mail; an address is "ann@example.com" or "Ann Doe <ann@example.com>".
 
-    Raises ValueError for what no message can carry, OSError for an unreadable attachment.
+    Raises ValueError for what no message can carry, OSError for an unreadable file.
     """
     recipients = [parse_address(value) for value in to]
     if not (recipients and subject and (text or html)):
         raise ValueError("a message needs a recipient, a subject, and text or HTML")
-    if len(subject.splitlines()) > 1:
+    if len(subject.strip().splitlines()) > 1:
         raise ValueError(f"line break in the subject: {subject!r}")
     return mt.Mail(
         sender=parse_address(sender),
@@ -63,7 +63,7 @@ def build_mail(
         cc=[parse_address(value) for value in cc] or None,
         bcc=[parse_address(value) for value in bcc] or None,
         reply_to=parse_address(reply_to) if reply_to else None,
-        subject=subject,
+        subject=subject.strip(),
         text=text or None,
         html=html or None,
         attachments=[read_attachment(path) for path in attachments] or None,
@@ -106,7 +106,7 @@ def open_api(token: str, stream: str = "sandbox", sandbox_id: str = "") -> Sendi
 
 
 def send(api: SendingApi, mail: mt.BaseMail) -> list[str]:
-    """Send a mail; the connection stays open for more.
+    """Send a mail; the connection is kept.
 
     Returns the message ids: one from the sandbox, one for each recipient from other streams.
     Raises mailtrap.APIError for a no, requests' exceptions if nothing was sent, and
@@ -119,14 +119,14 @@ def send(api: SendingApi, mail: mt.BaseMail) -> list[str]:
             raise
         quotes = isinstance(error, (TypeError, ValueError))  # the token or the answer
         reason = type(error).__name__ if quotes else str(error)
-        raise OutcomeUnknownError(reply_of(error) or reason) from error
+        raise OutcomeUnknownError(reply_of(error) or reason) from None if quotes else error
     if not (answer.success and answer.message_ids):  # HTTP 200 alone promises nothing
         raise OutcomeUnknownError(str(answer))
     return answer.message_ids
 
 
 class OutcomeUnknownError(Exception):
-    """It broke while the message was under way: look first, or it may arrive twice."""
+    """It broke under way: look first, or the message may arrive twice."""
 
 
 def is_no(error: Exception) -> bool:
@@ -146,7 +146,7 @@ def is_no(error: Exception) -> bool:
 def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8)) -> T:
     """Return attempt(), tried again after each pause (seconds, plus jitter) if is_temporary().
 
-    The pauses together outlast the 10 seconds over which a sandbox counts.
+    Together they outlast the 10 seconds over which a sandbox counts.
     """
     for pause in pauses:
         try:
@@ -162,7 +162,7 @@ def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8
 
 def is_temporary(error: Exception) -> bool:
     """Say whether Mailtrap refused the message, and only for now."""
-    pattern = "429(?!.*(limit is reached|quota))|50[03]"
+    pattern = "429(?!.*(limit (is )?reached|quota))|50[03]"
     return is_no(error) and bool(re.match(pattern, reply_of(error)))
 
 
@@ -178,25 +178,24 @@ HOSTS = {"sandbox": "sandbox", "transactional": "send", "bulk": "bulk"}  # .api.
 
 HTML = """\
 <!doctype html><html lang="en"><meta name="color-scheme" content="light dark">
-<div style="font: 16px/1.5 sans-serif">
-<div style="max-width: 480px; margin: auto; padding: 8px 24px; border: 2px solid #2b7">
+<div style="padding: 8px 24px; border: 2px solid #2b7; font: 16px/1.5 sans-serif">
 <h1>It works</h1>
 <p>api_client.py sent this over the API through {server} on {time}: äöü, €, 你好.</p>
-<p>Next: --attach a file, then copy build_mail(), open_api() and send().</p></div></div></html>
+<p>Next: --attach a file, then copy build_mail(), open_api() and send().</p></div></html>
 """
 
-# What reply or type an error has, exit status, what to do; the first match counts.
+# An error's reply or type, exit status, what to do; the first match counts.
 ADVICE = (
-    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
+    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and its permissions."),
     ("is missing.*ValueError$", 78, "Fill in .env, a copy of .env.example; see README.md."),
     ("address: .*ValueError$", 78, "Fix --from, --to or MAILTRAP_FROM_EMAIL, _TO_EMAIL in .env."),
     ("(Value|Unicode.*|Configuration)Error$", 78, "Correct the flag, or the line in .env."),
     (r"OutcomeUnknown \w+$", 74, "It may have been taken: look in Mailtrap before sending again."),
-    ("^429 .*(limit is reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
+    ("^429 .*(limit (is )?reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
     ("^429", 75, "Slow down: a token may call 150 times in 10 s, a sandbox takes fewer."),
     ("^50[03]", 75, "The server is busy: send it later."),
     ("^401", 77, "MAILTRAP_API_TOKEN: whole, unexpired, this sandbox's? Live: domain verified?"),
-    ("^4.. (Invalid JSON|Empty)", 69, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
+    ("^4(?!13).. (Invalid JSON|Empty)", 69, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
     ("^403", 77, "May the token send? Live: is the From domain verified under Sending Domains?"),
     ("^404", 78, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),
     ("^4..", 65, "Change what it objects to; a free sandbox takes 5 MB, live 10 MB."),
@@ -213,7 +212,7 @@ class Failure(NamedTuple):
 
 
 def explain(error: Exception) -> Failure:
-    """Return what to tell of an error that open_api() or send() raised."""
+    """Return what to tell of what open_api() or send() raised."""
     happened = reply_of(error) or re.sub(r".*Caused by \w+\((.*)\)\)$", r"\1", str(error))
     told = f"{happened} {'' if is_no(error) else 'OutcomeUnknown'} {type(error).__name__}"
     status, advice = next(row[1:] for row in ADVICE if re.search(row[0], told))
@@ -297,7 +296,7 @@ def deliver(args: argparse.Namespace, mail: mt.Mail | mt.MailFromTemplate) -> No
     show(
         f"Accepted by {args.host} ({args.stream} stream) in {time.monotonic() - started:.1f} s\n"
         f"  From        {args.sender}\n"
-        f"  To          {', '.join(args.to)}\n"
+        f"  To          {', '.join(map(str.strip, args.to))}\n"
         f"  Subject     {getattr(mail, 'subject', 'as in the template')}\n"
         f"  Message id  {', '.join(message_ids)}\n"
         f"{fate(args.stream)}",
@@ -306,7 +305,7 @@ def deliver(args: argparse.Namespace, mail: mt.Mail | mt.MailFromTemplate) -> No
 
 
 def fate(stream: str) -> str:
-    """Say what becomes of a message there."""
+    """Say what becomes of a message."""
     if stream == "sandbox":
         return "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes"
     return "It goes to real people: see Email Logs in Mailtrap whether it arrives."

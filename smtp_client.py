@@ -52,7 +52,7 @@ def build_message(
 ) -> EmailMessage:
     """Return the message; an address is "ann@example.com" or "Ann Doe <ann@example.com>".
 
-    Raises ValueError for what no message can carry, OSError for an unreadable attachment.
+    Raises ValueError for what no message can carry, OSError for an unreadable file.
     """
     message = EmailMessage(policy=SMTP)
     message["From"] = parse_address(sender)
@@ -62,10 +62,10 @@ def build_message(
             message[name] = addresses
     if not (message["To"] and subject and (text or html)):
         raise ValueError("a message needs a recipient, a subject, and text or HTML")
-    message["Subject"] = subject
+    message["Subject"] = subject.strip()
     message["Date"] = localtime()
     message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
-    # Quoted-printable carries any character and length of line.
+    # For any character and length of line.
     message.set_content(text or html, "plain" if text else "html", cte="quoted-printable")
     if text and html:
         message.add_alternative(html, "html", cte="quoted-printable")
@@ -97,6 +97,8 @@ def connect(
     localhost, 127.0.0.1 and ::1 may lack TLS and login. Raises OSError, as all errors of smtplib
     and ssl are, or ValueError; nothing was sent then.
     """
+    if not (username + password).isascii():
+        raise ValueError("username and password must be ASCII")
     local = host in ("localhost", "127.0.0.1", "::1")
     # Looking up this machine's name could take seconds.
     smtp = smtplib.SMTP(host, port, local_hostname="[127.0.0.1]", timeout=timeout)
@@ -109,7 +111,7 @@ def connect(
             smtp.starttls(context=ssl.create_default_context())
             smtp.ehlo_or_helo_if_needed()
         if username and (smtp.has_extn("auth") or not local):
-            smtp.set_debuglevel(0)  # AUTH shows the password, in base64
+            smtp.set_debuglevel(0)  # AUTH shows the password
             smtp.user, smtp.password = username, password
             smtp.auth("PLAIN", smtp.auth_plain)  # login() tries a wrong password three times
             smtp.set_debuglevel(debug)
@@ -120,9 +122,9 @@ def connect(
 
 
 def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
-    """Send a message; the connection stays open for more.
+    """Send a message; unless 421 ends it, the connection is kept.
 
-    Returns the recipients that were refused, with replies, where others were accepted.
+    Returns the recipients that were refused, with replies, if others were not.
     Raises smtplib's SMTPSenderRefused, SMTPRecipientsRefused or SMTPDataError for a no, and
     OutcomeUnknownError for all else.
     """
@@ -135,16 +137,15 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, byte
     content = visible.as_bytes(policy=SMTP.clone(max_line_length=998))
     try:
         return smtp.sendmail(message["From"].addresses[0].addr_spec, list(recipients), content)
-    except (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused):
-        raise
     except Exception as error:
-        if isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code <= 599:
+        refused = isinstance(error, (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused))
+        if refused or (isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code <= 599):
             raise
         raise OutcomeUnknownError(str(error)) from error
 
 
 class OutcomeUnknownError(Exception):
-    """It broke while the message was under way: look first, or it may arrive twice."""
+    """It broke under way: look first, or the message may arrive twice."""
 
 
 def connect_and_send(
@@ -161,7 +162,7 @@ def connect_and_send(
 def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8)) -> T:
     """Return attempt(), tried again after each pause (seconds, plus jitter) if is_temporary().
 
-    The pauses together outlast the 10 seconds over which a sandbox counts.
+    Together they outlast the 10 seconds over which a sandbox counts.
     """
     for pause in pauses:
         try:
@@ -197,29 +198,28 @@ LOGIN = ("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD")
 
 HTML = """\
 <!doctype html><html lang="en"><meta name="color-scheme" content="light dark">
-<div style="font: 16px/1.5 sans-serif">
-<div style="max-width: 480px; margin: auto; padding: 8px 24px; border: 2px solid #2b7">
+<div style="padding: 8px 24px; border: 2px solid #2b7; font: 16px/1.5 sans-serif">
 <h1>It works</h1>
 <p>smtp_client.py sent this over SMTP through {server} on {time}: äöü, €, 你好.</p>
-<p>Next: --attach a file, then copy build_message(), connect() and send().</p></div></div></html>
+<p>Next: --attach a file, then copy build_message(), connect() and send().</p></div></html>
 """
 
-# What reply or type an error has, exit status, what to do; the first match counts.
+# An error's reply or type, exit status, what to do; the first match counts.
 ADVICE = (
     ("OutcomeUnknownError$", 74, "It may have been taken: look in Mailtrap before sending again."),
-    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and the file's permissions."),
+    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and its permissions."),
     ("is missing.*ValueError$", 78, "Fill in .env, a copy of .env.example; see README.md."),
     ("address: .*ValueError$", 78, "Fix --from, --to or MAILTRAP_FROM_EMAIL, _TO_EMAIL in .env."),
     ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
     ("^5.. .*(per second|many connections)", 75, "Slow down: 10 connections, few mails in 10 s."),
-    ("^535 .*limit", 69, "The password is right, the quota is used up: see Billing."),
+    ("^535 .*limit.*reached", 69, "The password is right, the quota is used up: see Billing."),
     ("^53[0458]", 77, "Copy the login again: a sandbox has its own; live takes api and a token."),
     (r"^4\d\d", 75, "The server is busy: send it later."),
     ("^5.*domain", 65, "Verify the From domain under Sending Domains; a demo one mails only you."),
     ("^5.*(Refused|Data)", 65, "Change what it objects to; a free sandbox takes 5 MB, live 10 MB."),
     ("issuer|signed|Key", 69, "Name your CA file in SSL_CERT_FILE; macOS: Install Certificates."),
     ("refused|timed", 69, "Networks block 25, 465, 587: try MAILTRAP_SMTP_PORT=2525 or the API."),
-    ("", 69, "Nothing was sent: check MAILTRAP_SMTP_HOST, the network, the date."),
+    ("", 69, "Nothing was sent: check MAILTRAP_SMTP_HOST, network and date."),
 )
 
 
@@ -232,7 +232,7 @@ class Failure(NamedTuple):
 
 
 def explain(error: Exception) -> Failure:
-    """Return what to tell of an error that connect() or send() raised."""
+    """Return what to tell of what connect() or send() raised."""
     happened = reply_of(error) or str(error)
     told = f"{happened} {type(error).__name__}"
     status, advice = next(row[1:] for row in ADVICE if re.search(row[0], told))
@@ -306,7 +306,7 @@ def deliver(args: argparse.Namespace, message: EmailMessage) -> dict[str, tuple[
 
 
 def fate(host: str) -> str:
-    """Say what becomes of a message there."""
+    """Say what becomes of a message."""
     if host == "sandbox.smtp.mailtrap.io":
         return "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes"
     if host.endswith(".smtp.mailtrap.io"):

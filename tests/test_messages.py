@@ -57,14 +57,13 @@ def raw_names(source: bytes) -> list[tuple[str, str]]:
 @given(LONG)
 @example("Съешь ещё этих мягких французских булок, да выпей же чаю. " * 2)
 @example("ä" * 10_000)
-@example("What is this =? It is not encoded ?=")
+@example("Read from a file\n")
 def test_a_subject_arrives_as_it_is(fake, subject):
-    subject = subject.strip()
-    assume(subject and not encoded_word.search(subject))
+    assume(subject.strip() and not encoded_word.search(subject))
     message = smtp_client.build_message("me@example.com", **{**BASIC, "subject": subject})
-    assert over_the_wire(fake, message)["Subject"] == subject
+    assert over_the_wire(fake, message)["Subject"] == subject.strip()
     mail = api_client.build_mail("me@example.com", **{**BASIC, "subject": subject})
-    assert mail.api_data["subject"] == subject
+    assert mail.api_data["subject"] == subject.strip()
 
 
 @given(st.lists(NAME, min_size=1, max_size=6))

@@ -57,7 +57,7 @@ API_STATUSES = (200, 202, 204, 400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 API_BODIES = (
     *(SUCCESS, ERRORS, {"success": True}, {"success": True, "message_ids": []}, {}, [], None),
     *({"success": False, "message_ids": ["5"]}, {"errors": {"to": ["is wrong"]}}, "errors"),
-    *(b"<h1>Whatever</h1>", b"", b"[" * 100_000),
+    *(b"<h1>Whatever</h1>", b"", b"[[[["),
 )
 API_PUZZLES = (  # no whole answer
     *(b"\r\n", b"what?\r\n\r\n", b"HTTP/1.1", b"HTTP/1.1 200", b"HTTP/1.1 2x0 Ok\r\n\r\n"),

@@ -328,7 +328,7 @@ API_ANSWERS = [
     (404, {"error": "Not Found"}, 78, 1, "MAILTRAP_SANDBOX_ID"),
     (404, b"", 78, 1, "MAILTRAP_SANDBOX_ID"),
     (413, {"errors": ["Request Entity Too Large"]}, 65, 1, "5 MB"),
-    (413, b"<html>no</html>", 69, 1, "HTTPS_PROXY"),
+    (413, b"<html>no</html>", 65, 1, "5 MB"),
     (422, {"errors": {"to": ["is invalid"]}}, 65, 1, "Change what"),
     (429, {"success": False, "errors": ["Rate limit exceeded"]}, 75, 4, "150 times"),
     (429, {"errors": ["The email limit is reached. Please upgrade your plan"]}, 69, 1, "Billing"),

@@ -117,7 +117,7 @@ WRONG_SETTINGS = [
         )
         for value in ("abc", "0", "65536", "-1", "25.0")
     ),
-    ("smtp_client", "MAILTRAP_SMTP_PASSWORD", "canaryü", "can't encode character"),
+    ("smtp_client", "MAILTRAP_SMTP_PASSWORD", "canaryü", "must be ASCII"),
     ("api_client", "MAILTRAP_API_TOKEN", "canary b", "a space, a line break"),
     ("api_client", "MAILTRAP_API_TOKEN", "canary\nb", "a space, a line break"),
     ("api_client", "MAILTRAP_API_TOKEN", "canaryü", "non-ASCII"),
