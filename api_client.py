@@ -194,7 +194,7 @@ ADVICE = (
     ("^429 .*(limit (is )?reached|quota)", 69, "The quota is used up: see Billing in Mailtrap."),
     ("^429", 75, "Slow down: a token may call 150 times in 10 s, a sandbox takes fewer."),
     ("^50[03]", 75, "The server is busy: send it later."),
-    ("^401", 77, "MAILTRAP_API_TOKEN: whole, unexpired, this sandbox's? Live: domain verified?"),
+    ("^401", 77, "Is MAILTRAP_API_TOKEN whole, unexpired, this sandbox's? Live: domain verified?"),
     ("^4(?!13).. (Invalid JSON|Empty)", 69, "A proxy answered, not Mailtrap: check HTTPS_PROXY."),
     ("^403", 77, "May the token send? Live: is the From domain verified under Sending Domains?"),
     ("^404", 78, "MAILTRAP_SANDBOX_ID must be the number in the address of the sandbox's page."),

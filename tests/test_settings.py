@@ -205,11 +205,3 @@ def test_help_names_settings_an_example_and_the_exit_statuses(script, run):
     text = " ".join(run(script, "--help").stdout.split())
     for words in (".env.example", f"python {script}.py --to", "65 refused", "130 interrupted"):
         assert words in text
-
-
-@both
-def test_a_script_runs_with_what_its_metadata_names(script):
-    requirements = (REPOSITORY / "requirements.txt").read_text().split()
-    needed = requirements if script == "api_client" else requirements[1:]
-    metadata = (REPOSITORY / f"{script}.py").read_text("utf-8").split("# /// script\n")[1]
-    assert f"# dependencies = {needed}\n".replace("'", '"') in metadata
