@@ -243,6 +243,8 @@ def test_what_a_server_says_does_not_change_the_verdict(words):
     assert api_client.explain(mt.APIError(422, [words])).status == 65
     assert api_client.explain(mt.APIError(502, [words])).status == 74
     assert api_client.explain(mt.ClientConfigurationError("x")).status == 78
+    assert len(smtp_client.reply_of(smtplib.SMTPDataError(554, b"x" * 7000))) == 400
+    assert len(api_client.reply_of(mt.APIError(422, ["x" * 7000]))) == 400
 
 
 def test_an_interruption_inside_of_sending_is_an_unknown_outcome(fake):

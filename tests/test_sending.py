@@ -187,7 +187,7 @@ def test_verbose_shows_the_conversation_without_secrets(script, run):
             '"POST /api/send/4242 HTTP/1.1" 200',
             '"subject":',
         ]
-    assert result.returncode == 0
+    assert (result.returncode, "DEBUG" in result.stderr) == (0, False)
     for words in expected:
         assert words.lower() in result.stderr.lower()
 
@@ -426,6 +426,8 @@ def test_a_local_mail_catcher_needs_no_credentials(run, fake):
         login = dict.fromkeys(("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD"))
         result = run("smtp_client", **login, MAILTRAP_SMTP_PORT=str(server.port))
     assert (result.returncode, server.taken, "AUTH" in server.steps) == (0, 1, False)
+    nobody_there = run("smtp_client", **login, MAILTRAP_SMTP_HOST="::1", MAILTRAP_SMTP_PORT="1")
+    assert nobody_there.returncode == 69, "but not for want of credentials"
 
 
 def test_nobody_looks_up_the_name_of_this_machine(call, monkeypatch):
