@@ -85,7 +85,7 @@ def read_attachment(path: str | Path) -> mt.Attachment:
     """Return the file as an attachment; raises OSError if it cannot be read."""
     name, content = Path(path).name, Path(path).read_bytes()
     mimetype, encoding = mimetypes.guess_type(name)
-    # A .tar.gz is no tar file, and base64 not for messages (RFC 2046).
+    # A .tar.gz is no tar file, and no message may be base64 (RFC 2046).
     if not mimetype or encoding or mimetype.startswith("message/"):
         mimetype = "application/octet-stream"
     # The SDK leaves the base64 to its caller.

@@ -71,7 +71,7 @@ def build_message(
         message.add_alternative(html, "html", cte="quoted-printable")
     for path in map(Path, attachments):
         mimetype, encoding = mimetypes.guess_type(path.name)
-        # A .tar.gz is no tar file, and base64 not for messages (RFC 2046).
+        # A .tar.gz is no tar file, and no message may be base64 (RFC 2046).
         if not mimetype or encoding or mimetype.startswith("message/"):
             mimetype = "application/octet-stream"
         maintype, subtype = mimetype.split("/")

@@ -154,7 +154,7 @@ WRONG_FLAGS = [
     (["--subject", ""], 78, "a message needs a recipient, a subject, and text or HTML"),
     (["--text", ""], 78, "a message needs a recipient, a subject, and text or HTML"),
     (["--subject", "a\nBcc: evil@example.com"], 78, "line"),
-    (["--attach", "missing.pdf"], 66, "No such file or directory: 'missing.pdf'"),
+    (["--attach", "missing.pdf"], 66, "No such file or directory: 'missing.pdf'\n"),
     (["--attach", "."], 66, ": '.'"),
     (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
 ]
