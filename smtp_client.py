@@ -1,9 +1,17 @@
-"""Send one test message to Mailtrap over SMTP and say what became of it.
+"""Send one test message to Mailtrap over SMTP, and say whether the server accepted it.
 
-Settings come from the environment or .env, a copy of .env.example.
-Example: python smtp_client.py --to you@example.com.
-Exit status: 0 accepted, 2 wrong flag, 65 refused, 66 unreadable file, 69 not sent, 74 unknown,
-75 refused for now, 77 wrong login, 78 wrong setting, 130 interrupted.
+    python smtp_client.py --to you@example.com
+
+Settings come from the environment, or from a file .env beside this script:
+    MAILTRAP_SMTP_USERNAME, MAILTRAP_SMTP_PASSWORD   needed: the login of your sandbox
+    MAILTRAP_SMTP_HOST, MAILTRAP_SMTP_PORT           default: sandbox.smtp.mailtrap.io, 2525
+    MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL           used if --from or --to is not given
+
+Exit status:
+    0  accepted
+    1  unknown, because it broke on the way: look in Mailtrap before you send it again
+    2  not sent, because a flag, a setting or a file is missing or wrong
+    3  not sent, or not to the recipients that are named
 """
 
 # /// script
@@ -17,61 +25,63 @@ import logging
 import mimetypes
 import os
 import random
-import re
 import smtplib
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing, suppress
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import localtime, make_msgid
+from io import TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple, TextIO, TypeVar
-
-from dotenv import load_dotenv
+from typing import TypeVar
 
 T = TypeVar("T")
+Refused = dict[str, tuple[int, bytes]]  # recipient: code and text of the server's reply
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+REFUSALS = (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError)
 
 
 def build_message(
-    sender: str,
+    sender: str | Address,
     *,
-    to: Iterable[str],
+    to: Iterable[str | Address],
     subject: str,
     text: str = "",
     html: str = "",
-    cc: Iterable[str] = (),
-    bcc: Iterable[str] = (),
-    reply_to: str = "",
+    cc: Iterable[str | Address] = (),
+    bcc: Iterable[str | Address] = (),
+    reply_to: str | Address = "",
     attachments: Iterable[str | Path] = (),
 ) -> EmailMessage:
-    """Return the message; an address is "ann@example.com" or "Ann Doe <ann@example.com>".
+    """Return a message; an address is "ann@example.com" or "Ann Doe <ann@example.com>".
 
-    Raises ValueError for what no message can carry, OSError for an unreadable file.
+    Raises ValueError for what cannot go into a message, OSError for a file that cannot be read.
     """
     message = EmailMessage(policy=SMTP)
     message["From"] = parse_address(sender)
-    replies = [reply_to] if reply_to else []
-    for name, values in (("To", to), ("Cc", cc), ("Bcc", bcc), ("Reply-To", replies)):
-        if addresses := [parse_address(value) for value in values]:
-            message[name] = addresses
-    if not (message["To"] and subject and (text or html)):
-        raise ValueError("a message needs a recipient, a subject, and text or HTML")
+    for field, people in (("To", to), ("Cc", cc), ("Bcc", bcc)):
+        if addresses := [parse_address(one) for one in people]:
+            message[field] = addresses
+    if reply_to:
+        message["Reply-To"] = parse_address(reply_to)
     message["Subject"] = subject.strip()
+    if not (message["To"] and message["Subject"] and (text or html)):
+        raise ValueError("a message needs a recipient, a subject, and text or HTML")
     message["Date"] = localtime()
     message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
-    # For any character and length of line.
+    # Quoted-printable carries any character, and lines of any length.
     message.set_content(text or html, "plain" if text else "html", cte="quoted-printable")
     if text and html:
         message.add_alternative(html, "html", cte="quoted-printable")
     for path in map(Path, attachments):
         mimetype, encoding = mimetypes.guess_type(path.name)
-        # A .tar.gz is no tar file, and no message may be base64 (RFC 2046).
+        # A .tar.gz is no tar file, and an attached message must not be base64 (RFC 2046, 5.2.1).
         if not mimetype or encoding or mimetype.startswith("message/"):
             mimetype = "application/octet-stream"
         maintype, subtype = mimetype.split("/")
@@ -79,41 +89,46 @@ def build_message(
     return message
 
 
-def parse_address(text: str) -> Address:
-    """Return the address in text; raises ValueError unless it is one."""
+def parse_address(text: str | Address) -> Address:
+    """Return the one address in a text; raises ValueError if there is none, or more."""
+    if isinstance(text, Address):
+        return text
     name, _, email = text.strip().removesuffix(">").rpartition("<")
-    # Mailtrap lacks SMTPUTF8; a < in the name would be another address.
-    if email.isascii() and "<" not in name:
+    # Mailtrap takes only ASCII in an address. A second "<" is a second address, and a very long
+    # name takes many seconds to encode.
+    if email.isascii() and "<" not in name and len(text) <= 320:
         with suppress(ValueError, IndexError, HeaderParseError):
             return Address(name.strip(' "'), addr_spec=email)
-    raise ValueError(f"not an email address: {text!r}")
+    raise ValueError(f"not an email address: {text[:320]!r}")
 
 
 def connect(
     host: str, port: int, username: str, password: str, *, timeout: float = 30.0, debug: int = 0
 ) -> smtplib.SMTP:
-    """Return a connection over verified TLS, logged in; timeout is in seconds, for each step.
+    """Return a connection, logged in over verified TLS; LOCAL_HOSTS may do without both.
 
-    localhost, 127.0.0.1 and ::1 may lack TLS and login. Raises OSError, as all errors of smtplib
-    and ssl are, or ValueError; nothing was sent then.
+    The timeout is in seconds, for each wait; debug shows the conversation on standard error.
+    Raises OSError, which all errors of smtplib and ssl are, or ValueError for a host name or a
+    login that cannot be right. Nothing was sent then.
     """
     if not (username + password).isascii():
         raise ValueError("username and password must be ASCII")
-    local = host in ("localhost", "127.0.0.1", "::1")
-    # Looking up this machine's name could take seconds.
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some, as Debian's Python, allow older ones
+    # Without a local_hostname, smtplib looks one up, which can take seconds.
     smtp = smtplib.SMTP(host, port, local_hostname="[127.0.0.1]", timeout=timeout)
     try:
-        if smtp.sock:  # Nagle's algorithm would delay EHLO by 40 ms
+        if smtp.sock:  # Nagle's algorithm would delay the second EHLO by 40 ms
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         smtp.set_debuglevel(debug)
         smtp.ehlo_or_helo_if_needed()
-        if smtp.has_extn("starttls") or not local:
-            smtp.starttls(context=ssl.create_default_context())
+        if smtp.has_extn("starttls") or host not in LOCAL_HOSTS:
+            smtp.starttls(context=context)
             smtp.ehlo_or_helo_if_needed()
-        if username and (smtp.has_extn("auth") or not local):
-            smtp.set_debuglevel(0)  # AUTH shows the password
+        if host not in LOCAL_HOSTS or (username and smtp.has_extn("auth")):
+            smtp.set_debuglevel(0)  # debug would show the password
             smtp.user, smtp.password = username, password
-            smtp.auth("PLAIN", smtp.auth_plain)  # login() tries a wrong password three times
+            smtp.auth("PLAIN", smtp.auth_plain)  # login() sends a wrong password three times
             smtp.set_debuglevel(debug)
     except BaseException:
         smtp.close()
@@ -121,48 +136,88 @@ def connect(
     return smtp
 
 
-def send(smtp: smtplib.SMTP, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
-    """Send a message; unless 421 ends it, the connection is kept.
+class OutcomeUnknownError(Exception):
+    """It broke after the message was handed over, which may have been accepted or not."""
 
-    Returns the recipients that were refused, with replies, if others were not.
-    Raises smtplib's SMTPSenderRefused, SMTPRecipientsRefused or SMTPDataError for a no, and
-    OutcomeUnknownError for all else.
+
+def send(smtp: smtplib.SMTP, message: EmailMessage) -> Refused:
+    """Send a message over a connection, which takes the next one, even after a refusal.
+
+    Returns the recipients that were refused; for the others the message was accepted.
+    Raises one of the REFUSALS, or OutcomeUnknownError. After any other error nothing was sent.
     """
+    sender = message["From"].addresses[0].addr_spec
     fields = [message[name] for name in ("To", "Cc", "Bcc") if name in message]
     recipients = dict.fromkeys(address.addr_spec for field in fields for address in field.addresses)
-    visible = copy.copy(message)
-    del visible["Bcc"]
-    # Unfolded, as Python before 3.12.4 garbles what it folds (gh-100884). So not send_message(),
-    # which also puts > before a line that begins with "From".
-    content = visible.as_bytes(policy=SMTP.clone(max_line_length=998))
+    without_bcc = copy.copy(message)
+    del without_bcc["Bcc"]
+    # Unfolded, because Python before 3.12.4 garbles the long headers that it folds (gh-100884).
+    content = without_bcc.as_bytes(policy=SMTP.clone(max_line_length=998))
     try:
-        return smtp.sendmail(message["From"].addresses[0].addr_spec, list(recipients), content)
+        refused = send_envelope(smtp, sender, recipients, len(content))
+        send_content(smtp, content)
+    except REFUSALS:
+        with suppress(OSError):  # without RSET, the next message would be refused with 503
+            smtp.rset()
+        raise
+    except BaseException:  # replies may be missing, so another message must not read them
+        smtp.close()
+        raise
+    return refused
+
+
+def send_envelope(
+    smtp: smtplib.SMTP, sender: str, recipients: Collection[str], size: int
+) -> Refused:
+    """Announce a message of size bytes; return the recipients that were refused.
+
+    Raises SMTPSenderRefused, or SMTPRecipientsRefused if no recipient is left.
+    """
+    code, reply = smtp.mail(sender, [f"size={size}"] if smtp.has_extn("size") else [])
+    if code != 250:
+        raise smtplib.SMTPSenderRefused(code, reply, sender)
+    refused: Refused = {}
+    for recipient in recipients:
+        code, reply = smtp.rcpt(recipient)
+        if not 200 <= code <= 299:
+            refused[recipient] = (code, reply)
+        if code == 421:  # the server is about to close the connection
+            break
+    if code == 421 or len(refused) == len(recipients):
+        raise smtplib.SMTPRecipientsRefused(refused)
+    return refused
+
+
+def send_content(smtp: smtplib.SMTP, content: bytes) -> None:
+    """Hand the content over; raises SMTPDataError if refused, or OutcomeUnknownError."""
+    try:
+        code, reply = smtp.data(content)
+    except smtplib.SMTPDataError:  # the reply to DATA itself: the content has not been sent
+        raise
     except Exception as error:
-        refused = isinstance(error, (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused))
-        if refused or (isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code <= 599):
-            raise
         raise OutcomeUnknownError(str(error)) from error
-
-
-class OutcomeUnknownError(Exception):
-    """It broke under way: look first, or the message may arrive twice."""
+    if 400 <= code <= 599:
+        raise smtplib.SMTPDataError(code, reply)
+    if code != 250:
+        raise OutcomeUnknownError(f"{code} {one_line(reply)}")
 
 
 def connect_and_send(
     host: str, port: int, username: str, password: str, message: EmailMessage, *, debug: int = 0
-) -> dict[str, tuple[int, bytes]]:
-    """Connect, send and quit; raises as connect() and send() do."""
+) -> Refused:
+    """Send one message over its own connection; returns and raises as connect() and send() do."""
     with closing(connect(host, port, username, password, debug=debug)) as smtp:
         refused = send(smtp, message)
-        with suppress(OSError):  # the message was taken, whatever becomes of QUIT
+        with suppress(Exception):  # whatever becomes of QUIT, the message was accepted
             smtp.quit()
     return refused
 
 
 def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8)) -> T:
-    """Return attempt(), tried again after each pause (seconds, plus jitter) if is_temporary().
+    """Return attempt(), called again after each pause as long as the server refuses for now.
 
-    Together they outlast the 10 seconds over which a sandbox counts.
+    The pauses are in seconds and get up to half as long again, so that many clients do not come
+    back at once. Together they outlast the 10 seconds over which Mailtrap counts messages.
     """
     for pause in pauses:
         try:
@@ -171,179 +226,240 @@ def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8
             if not is_temporary(error):
                 raise
             pause *= random.uniform(1.0, 1.5)
-            logging.getLogger(__name__).warning("%s; retry in %.1f s", reply_of(error), pause)
+            # Python prints a warning on standard error, unless the program sets up logging.
+            log = logging.getLogger(__name__)
+            log.warning("%s; trying again in %.1f s", reply_of(error), pause)
             time.sleep(pause)
     return attempt()
 
 
 def is_temporary(error: Exception) -> bool:
-    """Say whether the server refused the message, and only for now."""
-    return bool(re.match(r"4\d\d|5\d\d .*(per second|many connections)", reply_of(error)))
+    """Say whether the server refused the message, but only for now."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        replies = [smtplib.SMTPResponseException(*reply) for reply in error.recipients.values()]
+        return bool(replies) and all(is_temporary(reply) for reply in replies)
+    code, reply = getattr(error, "smtp_code", 0), reply_of(error).lower()
+    return (
+        400 <= code <= 499
+        or (code == 550 and "too many emails per second" in reply)
+        or (code == 535 and "too many connections" in reply)
+    )
 
 
 def reply_of(error: Exception) -> str:
-    """Return the server's reply on one line, as in "550 5.7.1 Not allowed", or ""."""
-    replies: list[tuple[int, bytes]] = []
+    """Return the server's reply on one line, as in "550 5.7.1 Not allowed", or else "".
+
+    Refused recipients are named, as in "ann@example.com: 550 5.1.1 No such user".
+    """
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {one_line(error.smtp_error)}"
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        replies = sorted(error.recipients.values(), reverse=True)
-    elif isinstance(error, smtplib.SMTPResponseException) and isinstance(error.smtp_error, bytes):
-        replies = [(error.smtp_code, error.smtp_error)]
-    text = "; ".join(f"{code} {words.decode(errors='replace')}" for code, words in replies)
-    return " ".join(re.findall(r"[^\s\x00-\x1f\x7f-\x9f]+", text))[:400]
+        refused = error.recipients.items()
+        return "; ".join(f"{who}: {code} {one_line(text)}" for who, (code, text) in refused)
+    return ""
 
 
-# From here on: the program around it.
+def one_line(text: str | bytes) -> str:
+    """Return at most 380 characters on one line, with spaces for what could steer a terminal."""
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:380]
 
-LOGIN = ("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD")
 
-HTML = """\
-<!doctype html><html lang="en"><meta name="color-scheme" content="light dark">
-<div style="padding: 8px 24px; border: 2px solid #2b7; font: 16px/1.5 sans-serif">
-<h1>It works</h1>
-<p>smtp_client.py sent this over SMTP through {server} on {time}: äöü, €, 你好.</p>
-<p>Next: --attach a file, then copy build_message(), connect() and send().</p></div></html>
+# What people copy ends here. The program around it begins.
+
+ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
+CORRECT_IT = "Nothing was sent. Settings belong in .env, as in .env.example; for flags see --help."
+LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
+DEFAULTS = {
+    "MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io",
+    "MAILTRAP_SMTP_PORT": "2525",
+    "MAILTRAP_SMTP_USERNAME": "",
+    "MAILTRAP_SMTP_PASSWORD": "",
+    "MAILTRAP_FROM_EMAIL": "Mailtrap Test <hello@example.com>",
+    "MAILTRAP_TO_EMAIL": "you@example.com",
+}
+HEAD = '<!doctype html><meta name="color-scheme" content="light dark">'
+TEXT = """\
+It works! smtp_client.py sent this message through {server} on {time}.
+
+These special characters should look right: äöü, €, 你好.
+
+Next, attach a file with --attach, or copy build_message() and connect_and_send().
 """
-
-# An error's reply or type, exit status, what to do; the first match counts.
-ADVICE = (
-    ("OutcomeUnknownError$", 74, "It may have been taken: look in Mailtrap before sending again."),
-    (r"^\[Errno \d+\] .*: ['\"]", 66, "Check the path and its permissions."),
-    ("is missing.*ValueError$", 78, "Fill in .env, a copy of .env.example; see README.md."),
-    ("address: .*ValueError$", 78, "Fix --from, --to or MAILTRAP_FROM_EMAIL, _TO_EMAIL in .env."),
-    ("(Value|Unicode.*)Error$", 78, "Correct the flag, or the line in .env."),
-    ("^5.. .*(per second|many connections)", 75, "Slow down: 10 connections, few mails in 10 s."),
-    ("^535 .*limit.*reached", 69, "The password is right, the quota is used up: see Billing."),
-    ("^53[0458]", 77, "Copy the login again: a sandbox has its own; live takes api and a token."),
-    (r"^4\d\d", 75, "The server is busy: send it later."),
-    ("^5.*domain", 65, "Verify the From domain under Sending Domains; a demo one mails only you."),
-    ("^5.*(Refused|Data)", 65, "Change what it objects to; a free sandbox takes 5 MB, live 10 MB."),
-    ("issuer|signed|Key", 69, "Name your CA file in SSL_CERT_FILE; macOS: Install Certificates."),
-    ("refused|timed", 69, "Networks block 25, 465, 587: try MAILTRAP_SMTP_PORT=2525 or the API."),
-    ("", 69, "Nothing was sent: check MAILTRAP_SMTP_HOST, network and date."),
-)
-
-
-class Failure(NamedTuple):
-    """What to tell of an error."""
-
-    status: int
-    happened: str
-    advice: str
-
-
-def explain(error: Exception) -> Failure:
-    """Return what to tell of what connect() or send() raised."""
-    happened = reply_of(error) or str(error)
-    told = f"{happened} {type(error).__name__}"
-    status, advice = next(row[1:] for row in ADVICE if re.search(row[0], told))
-    return Failure(status, happened, advice)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the flags."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     add = parser.add_argument
-    add("--from", dest="sender")
-    add("--to", action="append", help="repeatable, as is --attach")
-    add("--subject", default=time.strftime("Mailtrap SMTP test, %Y-%m-%d %H:%M:%S"))
-    add("--text")
-    add("--html")
-    add("--attach", action="append", default=[])
-    add("--dry-run", action="store_true", help="show the message, send nothing")
-    add("--verbose", action="store_true", help="show the conversation")
+    subject = time.strftime("Mailtrap SMTP test, %Y-%m-%d %H:%M:%S")
+    add("--from", dest="sender", metavar="ADDRESS", help="default: MAILTRAP_FROM_EMAIL")
+    add("--to", action="append", metavar="ADDRESS", help="repeatable; default: MAILTRAP_TO_EMAIL")
+    add("--subject", default=subject, metavar="TEXT", help="default: Mailtrap SMTP test, and time")
+    add("--text", metavar="TEXT", help="body as plain text; default: a test message")
+    add("--html", metavar="HTML", help="body as HTML, alone or beside --text")
+    add("--attach", action="append", default=[], metavar="FILE", help="file to attach; repeatable")
+    add("--dry-run", action="store_true", help="show what would be sent, and where to; no more")
+    add("--verbose", action="store_true", help="show the conversation, but not the password")
     return parser.parse_args(argv)
 
 
-def read_settings(args: argparse.Namespace) -> None:
-    """Add what the flags leave open; raises ValueError for what is missing or wrong."""
-    load_dotenv(interpolate=False)  # "${" may be part of a password
-    found = {name: value.strip() for name, value in os.environ.items() if value.strip()}
-    args.host = found.get("MAILTRAP_SMTP_HOST", "sandbox.smtp.mailtrap.io")
-    args.port = found.get("MAILTRAP_SMTP_PORT", "2525")
-    args.username, args.password = (found.get(name, "") for name in LOGIN)
-    sender = found.get("MAILTRAP_FROM_EMAIL", "Mailtrap Test <hello@example.com>")
-    args.sender = sender if args.sender is None else args.sender
-    to = found.get("MAILTRAP_TO_EMAIL", "you@example.com")
-    args.to = args.to or re.findall('(?:"[^"]*"|[^",])+', to)  # not within quotes
-    if not (args.port.isdecimal() and int(args.port) in range(1, 65536)):
-        raise ValueError(f"MAILTRAP_SMTP_PORT must be a number from 1 to 65535, not {args.port!r}")
-    args.server = f"{args.host}:{args.port}"
-    args.local = args.host in ("localhost", "127.0.0.1", "::1")
-    missing = [name for name in LOGIN if name not in found]
-    if missing and not (args.dry_run or args.local):
-        place = "Sandboxes > (your sandbox) > Integration > SMTP"
-        raise ValueError("\n".join(f"{name} is missing: {place}" for name in missing))
+def read_settings(*, dry_run: bool) -> dict[str, str]:
+    """Return the settings; raises ValueError for what is missing or wrong."""
+    from dotenv import load_dotenv  # here, as what people copy does without it
 
-
-def compose(args: argparse.Namespace) -> EmailMessage:
-    """Return the message asked for."""
-    text, html = args.text or "", args.html or ""
-    if args.text is None and args.html is None:
-        html = HTML.format(server=args.server, time=time.strftime("%Y-%m-%d %H:%M:%S"))
-        text = re.sub("<[^>]*>", "", html).strip()
-    return build_message(
-        args.sender, to=args.to, subject=args.subject, text=text, html=html, attachments=args.attach
-    )
-
-
-def deliver(args: argparse.Namespace, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
-    """Send the message; return the recipients that were refused."""
-    started = time.monotonic()
-    account = args.host, int(args.port), args.username, args.password
-    refused = with_retries(lambda: connect_and_send(*account, message, debug=args.verbose))
-    tls = "" if args.local else " (TLS)"
-    accepted = [str(one) for one in message["To"].addresses if one.addr_spec not in refused]
-    show(
-        f"Accepted by {args.server}{tls} in {time.monotonic() - started:.1f} s\n"
-        f"  From        {message['From']}\n"
-        f"  To          {', '.join(accepted)}\n"
-        f"  Subject     {message['Subject']}\n"
-        f"  Message-ID  {message['Message-ID']}\n"
-        f"{fate(args.host)}",
-        sys.stdout,
-    )
-    return refused
-
-
-def fate(host: str) -> str:
-    """Say what becomes of a message."""
-    if host == "sandbox.smtp.mailtrap.io":
-        return "The sandbox captures it, nobody receives it. Yours: https://mailtrap.io/sandboxes"
-    if host.endswith(".smtp.mailtrap.io"):
-        return "It goes to real people: see Email Logs in Mailtrap whether it arrives."
-    return "What becomes of it is up to that server."
-
-
-def show(text: str, stream: TextIO) -> None:
-    """Print; that a console lacks a character or nobody reads is no failure."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except OSError:  # or Python would try again at its end, and fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # Only this .env, not one of a folder above. A password may hold "${".
+        load_dotenv(Path(__file__).with_name(".env"), encoding="utf-8-sig", interpolate=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the file .env must be text in UTF-8: {error}") from None
+    found = {name: value.strip() for name, value in os.environ.items() if value.strip()}
+    settings = DEFAULTS | found
+    port = settings["MAILTRAP_SMTP_PORT"]
+    if not (port.isdecimal() and 1 <= int(port) <= 65535):
+        raise ValueError(f"MAILTRAP_SMTP_PORT must be a number from 1 to 65535, not {port!r}")
+    login = ("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD")
+    for name in login:
+        if not settings[name].isascii():
+            raise ValueError(f"{name} holds a character that no login has, such as a curly quote")
+    missing = [name for name in login if not settings[name]]
+    if missing and not dry_run and settings["MAILTRAP_SMTP_HOST"] not in LOCAL_HOSTS:
+        place = "Mailtrap shows it under Sandboxes > (your sandbox) > Integration > SMTP."
+        raise ValueError("\n".join(f"{name} is missing. {place}" for name in missing))
+    return settings
+
+
+def read_addresses(source: str, texts: Iterable[str]) -> list[Address]:
+    """Return the addresses; raises a ValueError that names their source."""
+    try:
+        return [parse_address(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def compose(args: argparse.Namespace, settings: dict[str, str]) -> EmailMessage:
+    """Fill in what the flags leave open, and return the message that they ask for.
+
+    Raises ValueError for what is wrong, OSError for a file that cannot be read.
+    """
+    if args.sender is None:
+        args.sender = settings["MAILTRAP_FROM_EMAIL"]
+    if args.to is None:
+        args.to = [text.strip() for text in settings["MAILTRAP_TO_EMAIL"].split(",")]
+    if args.text is None and args.html is None:
+        now = time.strftime("%Y-%m-%d at %H:%M:%S")
+        args.text = TEXT.format(server=settings["MAILTRAP_SMTP_HOST"], time=now)
+        args.html = f'{HEAD}<pre style="font-family: sans-serif; white-space: pre-wrap">{args.text}'
+    return build_message(
+        read_addresses("--from or MAILTRAP_FROM_EMAIL", [args.sender])[0],
+        to=read_addresses("--to or MAILTRAP_TO_EMAIL", args.to),
+        subject=args.subject,
+        text=args.text or "",
+        html=args.html or "",
+        attachments=args.attach,
+    )
+
+
+def describe(args: argparse.Namespace, refused: Collection[str] = ()) -> str:
+    """Return sender, subject, files, and the recipients that were not refused."""
+    to = [text for text in args.to if parse_address(text).addr_spec not in refused]
+    return (
+        f"  From        {args.sender}\n"
+        f"  To          {', '.join(to)}\n"
+        f"  Subject     {args.subject}\n"
+        f"  Files       {', '.join(args.attach) or 'none'}"
+    )
+
+
+def delivery_note(host: str) -> str:
+    """Return what becomes of a message for this host, and where to look for it."""
+    if host == "sandbox.smtp.mailtrap.io":
+        return "The sandbox captures mail, so nobody receives it: https://mailtrap.io/sandboxes"
+    if host in ("live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io"):
+        return "This host sends to real people. Email Logs in Mailtrap show whether it arrives."
+    return f"What becomes of it is up to {host}."
+
+
+def advice(error: Exception, port: int = 2525) -> str:
+    """Return what a person can do about an error of connect() or send()."""
+    reply = reply_of(error).lower()
+    if is_temporary(error):
+        return "It is refused only for now: too much in a short time. Send it again in a minute."
+    if isinstance(error, smtplib.SMTPAuthenticationError) and "limit" in reply:
+        return "The login is right, but your plan's messages are used up. See Billing in Mailtrap."
+    if isinstance(error, smtplib.SMTPAuthenticationError):
+        return (
+            "Mailtrap does not know this login. Copy MAILTRAP_SMTP_USERNAME and "
+            "MAILTRAP_SMTP_PASSWORD again from Sandboxes > (your sandbox) > Integration > SMTP. "
+            "For live sending, the username is api and the password is an API token."
+        )
+    if "from domain" in reply or "sender's domain" in reply or "demo domain" in reply:
+        return "Verify the domain of --from or MAILTRAP_FROM_EMAIL in Mailtrap, at Sending Domains."
+    if reply.startswith("552"):
+        return "It is too big: a free sandbox takes up to 5 MB, live sending up to 10 MB."
+    if reply:
+        return "Change what the server objects to, and send it again."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            "This computer does not trust the certificate. Name your network's CA file in "
+            "SSL_CERT_FILE, or on macOS run the Install Certificates.command of your Python."
+        )
+    other_port = 587 if port == 2525 else 2525
+    return (
+        "Check MAILTRAP_SMTP_HOST and your network. If it blocks this port, try "
+        f"MAILTRAP_SMTP_PORT={other_port}, or use api_client.py, which needs only HTTPS."
+    )
+
+
+def fail(status: int, happened: str, what_to_do: str) -> int:
+    """Say on standard error what happened and what to do; return the exit status."""
+    print(f"smtp_client: {happened}\n{what_to_do}", file=sys.stderr)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Send one test message; return the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a console may lack a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = parse_args(argv)
+
     try:
-        read_settings(args)
-        message = compose(args)
-        if args.dry_run:
-            show(str(message).replace("\r\n", "\n"), sys.stdout)
-            show(f"Not sent to {args.server}. {fate(args.host)}", sys.stderr)
-            return 0
-        if not (refused := deliver(args, message)):
-            return 0
-        replies = reply_of(smtplib.SMTPRecipientsRefused(refused))
-        failure = Failure(65, f"{', '.join(refused)}: {replies}", "The others have it.")
+        settings = read_settings(dry_run=args.dry_run)
+        host, port = settings["MAILTRAP_SMTP_HOST"], int(settings["MAILTRAP_SMTP_PORT"])
+        message = compose(args, settings)
+    except ModuleNotFoundError as error:
+        install = "Run `pip install -r requirements.txt` first, or run `uv run smtp_client.py`."
+        return fail(WRONG_INPUT, str(error), install)
+    except (OSError, ValueError) as error:
+        return fail(WRONG_INPUT, str(error), CORRECT_IT)
+
+    if args.dry_run:
+        print(f"This is a dry run. Without it, the message would go to {host}:{port}.")
+        print(describe(args), (args.text or args.html).strip(), delivery_note(host), sep="\n\n")
+        return ACCEPTED
+
+    print(f"Sending to {host}:{port} ...", file=sys.stderr)
+    started = time.monotonic()
+    account = host, port, settings["MAILTRAP_SMTP_USERNAME"], settings["MAILTRAP_SMTP_PASSWORD"]
+    try:
+        refused = with_retries(lambda: connect_and_send(*account, message, debug=args.verbose))
+    except OutcomeUnknownError as error:
+        return fail(UNKNOWN, one_line(str(error)), LOOK_FIRST)
     except KeyboardInterrupt:
-        failure = Failure(130, "interrupted", "Look in Mailtrap before sending again.")
-    except Exception as error:
-        failure = explain(error)
-    server = "" if failure.status in (66, 78, 130) else f" ({args.server})"
-    show(f"smtp_client: {failure.happened}{server}\n{failure.advice}", sys.stderr)
-    return failure.status
+        return fail(UNKNOWN, "interrupted", LOOK_FIRST)
+    except (OSError, ValueError) as error:
+        return fail(NOT_SENT, reply_of(error) or one_line(str(error)), advice(error, port))
+
+    print(f"Accepted by {host}:{port} in {time.monotonic() - started:.1f} s")
+    print(f"{describe(args, refused)}\n  Message-ID  {message['Message-ID']}")
+    print(delivery_note(host))
+    if refused:
+        refusal = smtplib.SMTPRecipientsRefused(refused)
+        only_these = "The other recipients have it, so send it only to these."
+        return fail(NOT_SENT, reply_of(refusal), f"{only_these} {advice(refusal)}")
+    return ACCEPTED
 
 
 if __name__ == "__main__":

@@ -21,20 +21,26 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text("utf-8")
 SCRIPTS = ("smtp_client", "api_client")
 INHERITED = ("PATH", "HOME", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE")
-SANDBOX = {"MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io"}
+PORTS: dict[int, int] = {}  # where the ports of Mailtrap's hosts lead to
 
-fixtures = [HealthCheck.function_scoped_fixture]
 settings.register_profile(
-    "tests", max_examples=150, deadline=None, derandomize=True, suppress_health_check=fixtures
+    "tests",
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tests")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def snippet(heading: str) -> str:
-    """Return the Python under a heading of the README."""
-    return README.partition(f"### {heading}\n")[2].partition("```python\n")[2].partition("```\n")[0]
+def snippet(title: str) -> str:
+    """Return the Python under a heading or a summary of the README."""
+    _, _, after = re.split(
+        rf"(### |<summary>){re.escape(title)}(</summary>)?\n", README, maxsplit=1
+    )[-3:]
+    return after.partition("```python\n")[2].partition("```\n")[0]
 
 
 @pytest.fixture(scope="session")
@@ -50,31 +56,40 @@ def fake(_servers: FakeMailtrap, monkeypatch: pytest.MonkeyPatch) -> FakeMailtra
     for name in os.environ:
         if name.startswith("MAILTRAP_"):
             monkeypatch.delenv(name)
-    for name, value in _servers.settings.items():
+    environment = {**_servers.environment, **_servers.settings, "PYTHON_DOTENV_DISABLED": "1"}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NETRC", os.devnull)
+    smtp_ports = dict.fromkeys((25, 587, 2525), _servers.smtp_port)
+    for port, here in {443: _servers.api_port, **smtp_ports}.items():
+        monkeypatch.setitem(PORTS, port, here)
     return _servers
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _resolver() -> None:
-    """Let Mailtrap's SMTP host names lead to this machine; certificates must still be right."""
-    resolve = socket.getaddrinfo
+def _look_up() -> None:
+    """Lead Mailtrap's host names to this computer; certificates must still be right."""
+    look_up = socket.getaddrinfo
 
-    def redirect(host: Any, *rest: Any, **more: Any) -> Any:
-        here = str(host).endswith(".smtp.mailtrap.io")
-        return resolve("127.0.0.1" if here else host, *rest, **more)
+    def look_up_here(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        if str(host).endswith("mailtrap.io"):
+            host, port = "127.0.0.1", PORTS.get(port, port)
+        return look_up(host, port, *rest, **more)
 
-    socket.getaddrinfo = redirect
+    socket.getaddrinfo = look_up_here
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
-    """The pauses between tries, recorded instead of waited out; each must be announced."""
+def pauses(
+    fake: FakeMailtrap, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> list[float]:
+    """The pauses between tries, pretended instead of waited out; each must be announced."""
     recorded: list[float] = []
 
     def sleep(seconds: float) -> None:
-        assert re.fullmatch(rf"\d\d\d .*; retry in {seconds:.1f} s", caplog.messages[-1])
+        assert f"trying again in {seconds:.1f} s" in caplog.messages[-1]
         recorded.append(seconds)
+        fake.waited += seconds
 
     monkeypatch.setattr(time, "sleep", sleep)
     return recorded
@@ -97,7 +112,8 @@ def run(fake: FakeMailtrap) -> Run:
 
     def run(script: str, *flags: str | bytes, **changes: str | None) -> Any:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        environ = {**inherited, "PYTHONUTF8": "1", **fake.settings, **changes}
+        environ = {**inherited, "PYTHONUTF8": "1", "PYTHON_DOTENV_DISABLED": "1"}
+        environ = {**environ, **fake.environment, **fake.settings, **changes}
         result = subprocess.run(
             [sys.executable, str(REPOSITORY / f"{script}.py"), *flags],
             env={name: value for name, value in environ.items() if value is not None},

@@ -1,10 +1,15 @@
-"""Mailtrap on 127.0.0.1: its SMTP server and its API, to try the two scripts without an account.
+"""A stand-in for Mailtrap on this computer, to try the two scripts without an account.
 
     python tests/fake_mailtrap.py                 run both scripts, show what arrived
-    python tests/fake_mailtrap.py COMMAND ...     run any command that way, show what arrives
+    python tests/fake_mailtrap.py COMMAND ...     run a Python program, show what arrived
 
 It answers as docs.mailtrap.io and the descriptions in github.com/mailtrap/mailtrap-openapi say.
 """
+
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["aiosmtpd>=1.4.6", "mailtrap>=2.11,<3", "python-dotenv>=1.2,<2", "trustme>=1.2"]
+# ///
 
 import base64
 import itertools
@@ -13,13 +18,12 @@ import logging
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email import message_from_bytes
 from email.policy import default
@@ -36,7 +40,27 @@ NAMES = {"sandbox": "sandbox", "send": "transactional", "bulk": "bulk"}
 STREAMS = {f"{name}.api.mailtrap.io": stream for name, stream in NAMES.items()}
 SMTP_HOSTS = ("sandbox.smtp.mailtrap.io", "live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io")
 HOSTS = ("localhost", "127.0.0.1", "mailtrap.io", *SMTP_HOSTS, *STREAMS)
+# Runs at the start of a Python program, if it stands in a sitecustomize.py on PYTHONPATH: whoever
+# looks up a host of Mailtrap's is led to this computer. Names and certificates stay the real ones.
+LOOK_UP = """
+import socket
+look_up = socket.getaddrinfo
+ports = {{443: {api_port}, 25: {smtp_port}, 587: {smtp_port}, 2525: {smtp_port}}}
+
+def look_up_here(host, port, *rest, **more):
+    if str(host).endswith("mailtrap.io"):
+        host, port = "127.0.0.1", ports.get(port, port)
+    return look_up(host, port, *rest, **more)
+
+socket.getaddrinfo = look_up_here
+"""
 TOO_MANY = "Requested action not taken: too many emails per second"
+BANNER = """\
+A stand-in on this computer plays Mailtrap: nothing leaves your computer, and no real mail is sent.
+It brings its own username, password and token, in place of those in .env."""
+NEXT = """
+That is what a run with your own account looks like, and it takes two values from it:
+"With your account" in README.md tells where to find them."""
 QUOTA = "The email limit is reached. Please upgrade your plan"
 SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its place
     "220 Ready": "220 2.0.0 Start TLS",
@@ -70,7 +94,7 @@ class Captured:
     files: list[str]
     source: Any  # the bytes after DATA, or the JSON of the request
     id: str = ""
-    at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
+    at: str = ""
 
     def row(self, sandbox_id: str) -> dict[str, Any]:
         ids = {"id": int(self.id), "sandbox_id": int(sandbox_id), "sent_at": self.at}
@@ -87,7 +111,7 @@ class Captured:
 
 
 class FakeMailtrap:
-    """SMTP server, and API with its HTTPS proxy, on free ports; use it in a with statement."""
+    """Both servers, on free ports; use it in a with statement."""
 
     username, password = "sandbox-user-0815", "sandbox-pa55w0rd-canary"
     token, sandbox_id = "api-t0ken-canary-4711", "4242"
@@ -97,7 +121,6 @@ class FakeMailtrap:
         """Set up what the servers share; they start on entering."""
         self.ids = itertools.count(5_000_001)
         self.open_connections: set[SMTP] = set()
-        self.announce: Any = lambda captured: None  # called with each message that arrives
         self.reset()
 
     def reset(self) -> None:
@@ -107,6 +130,7 @@ class FakeMailtrap:
         self.logins: list[tuple[str, bool]] = []  # mechanism, and whether TLS was on
         self.rate = self.quota = 1_000_000
         self.connections = 10
+        self.waited = 0.0
         self.size = 5 * 1024 * 1024
 
     def __enter__(self) -> "FakeMailtrap":
@@ -122,6 +146,8 @@ class FakeMailtrap:
         self.api.fake, self.api.handle_error = self, lambda *_: None  # silent if clients break off
         threading.Thread(target=self.api.serve_forever, args=[0.05], daemon=True).start()
         self.smtp_port, self.api_port = self.smtp.port, self.api.server_port
+        look_up = LOOK_UP.format(api_port=self.api_port, smtp_port=self.smtp_port)
+        (self.folder / "sitecustomize.py").write_text(look_up)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,63 +158,60 @@ class FakeMailtrap:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a client needs in its environment to reach these servers, not Mailtrap's."""
-        proxy, ca_file = f"http://127.0.0.1:{self.api_port}", str(self.folder / "ca.pem")
+        """The settings of an account here, which lead to the sandbox."""
         return {
-            "MAILTRAP_SMTP_HOST": "127.0.0.1",
-            "MAILTRAP_SMTP_PORT": str(self.smtp_port),
+            "MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io",
+            "MAILTRAP_SMTP_PORT": "2525",
             "MAILTRAP_SMTP_USERNAME": self.username,
             "MAILTRAP_SMTP_PASSWORD": self.password,
             "MAILTRAP_API_TOKEN": self.token,
+            "MAILTRAP_STREAM": "sandbox",
             "MAILTRAP_SANDBOX_ID": self.sandbox_id,
-            **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), ca_file),
-            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
-            **dict.fromkeys(("NO_PROXY", "no_proxy"), ""),
-            "NETRC": os.devnull,
-            "PYTHON_DOTENV_DISABLED": "1",
         }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a Python program here: look-ups, the certificate authority, no proxy."""
+        python_path = os.pathsep.join(
+            filter(None, [str(self.folder), os.environ.get("PYTHONPATH")])
+        )
+        return {
+            "PYTHONPATH": python_path,
+            **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), str(self.folder / "ca.pem")),
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), "*"),
+        }
+
+    def now(self) -> datetime:
+        """Return the time, with what a test pretends to have waited."""
+        return datetime.now(timezone.utc) + timedelta(seconds=self.waited)
 
     def limit(self) -> str:
         """Return what Mailtrap says if the quota or the rate per 10 seconds is used up, or ""."""
-        recent = (datetime.now(timezone.utc) - timedelta(seconds=10)).isoformat()
+        recent = (self.now() - timedelta(seconds=10)).isoformat()
         if len(self.messages) >= self.quota:
             return QUOTA
         return TOO_MANY if sum(one.at > recent for one in self.messages) >= self.rate else ""
 
     def capture(self, captured: Captured) -> str:
         """Keep an accepted message and return its id."""
-        captured.id = str(next(self.ids))
+        captured.id, captured.at = str(next(self.ids)), self.now().isoformat()
         self.messages.append(captured)
-        self.announce(captured)
         return captured.id
 
 
 class _Api(BaseHTTPRequestHandler):
-    """One connection: TLS, or a tunnel with TLS in it, as the server is its own HTTPS proxy."""
+    """One connection, over TLS."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
-        super().setup()
         self.fake = self.server.fake
-        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":
-            self.start_tls()
-
-    def start_tls(self) -> None:
-        self.connection = self.fake.tls.wrap_socket(self.connection, server_side=True)
-        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+        self.request = self.fake.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
 
     def log_message(self, *_: object) -> None:
         """Leave standard error to the client."""
-
-    def do_CONNECT(self) -> None:
-        if self.path.removesuffix(":443") not in (*STREAMS, "mailtrap.io"):
-            return self.answer(403, {"error": "Forbidden"})
-        self.close_connection = False
-        self.send_response(200)
-        self.end_headers()
-        return self.start_tls()
 
     def do_POST(self) -> None:
         """Record the request, check what all calls have in common, and answer."""
@@ -387,33 +410,30 @@ class _Smtp(SMTP):
         await super().push(*replies or [text])
 
 
-def say(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except OSError:  # the reader has gone away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(command: list[str]) -> int:
-    """Run the try-out or a command; return the exit status of what ran."""
+    """Run both scripts or a command; return the exit status of what ran."""
     if command and not shutil.which(command[0]):
         print(f"no such command: {command[0]}\n\n{__doc__}", file=sys.stderr)
         return 127
+    scripts = [
+        Path(__file__).resolve().parents[1] / f"{name}_client.py" for name in ("smtp", "api")
+    ]
+    commands = [command] if command else [[sys.executable, str(script)] for script in scripts]
+    status = 0
     with FakeMailtrap() as fake:
-        environ = {**os.environ, **fake.settings}
-        if command:
-            fake.announce = lambda captured: say(f"\n{captured.describe()}\n")
-            return subprocess.call(command, env=environ)
-        say("A stand-in on 127.0.0.1 plays every Mailtrap host: nothing leaves this machine.")
-        statuses = []
-        for name in ("smtp_client.py", "api_client.py"):
-            say(f"\n$ .venv/bin/python {name}")
-            script = Path(__file__).resolve().parents[1] / name
-            statuses.append(subprocess.call([sys.executable, script], env=environ))
-            say("".join(f"\n{captured.describe()}" for captured in fake.messages))
+        print(BANNER, flush=True)
+        for one in commands:
+            if not command:
+                print(f"\n$ python {Path(one[-1]).name}", flush=True)
             fake.reset()
-        say("\nNext: cp .env.example .env, and fill in two values of one script: see README.md.")
-        return max(statuses)
+            environment = {**os.environ, **fake.settings, **fake.environment}
+            status = max(status, subprocess.call(one, env=environment))
+            for captured in fake.messages:
+                print(f"\n{captured.describe()}", flush=True)
+            if not fake.messages:
+                print("\nNo message has arrived at the stand-in.", flush=True)
+    print(NEXT)
+    return status
 
 
 if __name__ == "__main__":
