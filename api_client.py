@@ -255,7 +255,8 @@ DEFAULTS = {
 }
 HEAD = '<!doctype html><meta name="color-scheme" content="light dark">'
 TEXT = """\
-It works! api_client.py sent this message through {server} on {time}.
+It works! api_client.py sent this message on {time}
+through {server}.
 
 These special characters should look right: äöü, €, 你好.
 
@@ -430,7 +431,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:  # of open_api()
         return fail(WRONG_INPUT, str(error), CORRECT_IT)
 
-    print(f"Accepted by {HOSTS[stream]} in {time.monotonic() - started:.1f} s")
+    print(f"Accepted by {HOSTS[stream]} in {time.monotonic() - started:.2f} s")
     print(f"{describe(args)}\n  Message id  {one_line(', '.join(message_ids))}")
     print(delivery_note(stream))
     return ACCEPTED

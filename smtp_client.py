@@ -281,7 +281,8 @@ DEFAULTS = {
 }
 HEAD = '<!doctype html><meta name="color-scheme" content="light dark">'
 TEXT = """\
-It works! smtp_client.py sent this message through {server} on {time}.
+It works! smtp_client.py sent this message on {time}
+through {server}.
 
 These special characters should look right: äöü, €, 你好.
 
@@ -452,7 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         return fail(NOT_SENT, reply_of(error) or one_line(str(error)), advice(error, port))
 
-    print(f"Accepted by {host}:{port} in {time.monotonic() - started:.1f} s")
+    print(f"Accepted by {host}:{port} in {time.monotonic() - started:.2f} s")
     print(f"{describe(args, refused)}\n  Message-ID  {message['Message-ID']}")
     print(delivery_note(host))
     if refused:

@@ -1,6 +1,6 @@
 """Measure both transports, for one message and for many, and print the table for README.md.
 
-This takes seven minutes, and with --quick, which does everything once, ten seconds. The server is
+This takes eight minutes, and with --quick, which does everything once, ten seconds. The server is
 the stand-in on this machine; a proxy adds the round-trip time. The variants take turns, so that
 whatever else the machine does falls on all of them, and their medians are compared.
 """
@@ -10,14 +10,16 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
-from subprocess import check_output
+from subprocess import run
 
 import mailtrap as mt
 
-from fake_mailtrap import FakeMailtrap
+from fake_mailtrap import LOOK_UP, FakeMailtrap
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import api_client
@@ -27,11 +29,10 @@ PLAIN_SMTP = """
 import os, smtplib, ssl
 from email.message import EmailMessage
 message = EmailMessage()
-message["From"] = "hello@example.com"
-message["To"] = "you@example.com"
+message["From"], message["To"] = "hello@example.com", "you@example.com"
 message["Subject"] = "Hello"
 message.set_content("It works.")
-with smtplib.SMTP(os.environ["MAILTRAP_SMTP_HOST"], int(os.environ["MAILTRAP_SMTP_PORT"])) as smtp:
+with smtplib.SMTP(os.environ["MAILTRAP_SMTP_HOST"], 2525) as smtp:
     smtp.starttls(context=ssl.create_default_context())
     smtp.login(os.environ["MAILTRAP_SMTP_USERNAME"], os.environ["MAILTRAP_SMTP_PASSWORD"])
     smtp.send_message(message)
@@ -39,25 +40,19 @@ with smtplib.SMTP(os.environ["MAILTRAP_SMTP_HOST"], int(os.environ["MAILTRAP_SMT
 PLAIN_API = """
 import os
 import mailtrap as mt
-sandbox = os.environ["MAILTRAP_SANDBOX_ID"]
-client = mt.MailtrapClient(os.environ["MAILTRAP_API_TOKEN"], sandbox=True, inbox_id=sandbox)
+client = mt.MailtrapClient(os.environ["MAILTRAP_API_TOKEN"], sandbox=True, inbox_id=4242)
 sender, to = mt.Address("hello@example.com"), [mt.Address("you@example.com")]
 client.send(mt.Mail(sender=sender, to=to, subject="Hello", text="It works."))
 """
-# Leads port 443 to the stand-in. HTTPS_PROXY would cost a round trip, and 40 ms for each message
-# on a kept connection, as urllib3 leaves Nagle's algorithm on for proxies.
-LOOK_UP = """
-import socket
-old = socket.getaddrinfo
-socket.getaddrinfo = lambda _, port, *rest: old("127.0.0.1", {port} if port == 443 else port, *rest)
-"""
+README = Path(smtp_client.__file__).with_name("README.md").read_text("utf-8")
+RECIPE = README.partition(">Many messages over SMTP<")[2].split("```")[1].removeprefix("python")
 CONTENT = {"to": ["you@example.com"], "subject": "Hello", "text": "It works."}
+MESSAGE = smtp_client.build_message("hello@example.com", **CONTENT)
+MAIL = api_client.build_mail("hello@example.com", **CONTENT)
 
 
 def at_distance(port: int, rtt: float) -> int:
     """Return the port of a TCP proxy that makes another port seem rtt seconds away, and back."""
-    if rtt == 0:
-        return port
     loop = asyncio.new_event_loop()
     readers = []  # keeps them alive, as asyncio does not
 
@@ -81,75 +76,86 @@ def at_distance(port: int, rtt: float) -> int:
 
 
 def send_smtp(connections: int, messages: int) -> None:
-    """Send messages on each of the connections."""
-    port = int(os.environ["MAILTRAP_SMTP_PORT"])
-    login = FakeMailtrap.username, FakeMailtrap.password
-    message = smtp_client.build_message("hello@example.com", **CONTENT)
+    """Send messages on each of the connections, one after the other."""
+    server = os.environ["MAILTRAP_SMTP_HOST"], int(os.environ["MAILTRAP_SMTP_PORT"])
     for _ in range(connections):
-        with smtp_client.connect("127.0.0.1", port, *login) as smtp:
+        with smtp_client.connect(*server, FakeMailtrap.username, FakeMailtrap.password) as smtp:
             for _ in range(messages):
-                smtp_client.send(smtp, message)
+                smtp_client.send(smtp, MESSAGE)
 
 
-def send_api(calls: int, messages: int) -> None:
-    """Send messages with each of the calls, on one connection."""
+def send_api(calls: int, batch: int = 0) -> None:
+    """Make calls on one connection, each with one message or a batch."""
     api = api_client.open_api(FakeMailtrap.token, "sandbox", FakeMailtrap.sandbox_id)
-    mail = api_client.build_mail("hello@example.com", **CONTENT)
-    base = mt.BatchMail(sender=mail.sender, subject=mail.subject, text=mail.text)
-    requests = [mt.BatchEmailRequest(to=mail.to)] * messages
+    base = mt.BatchMail(sender=MAIL.sender, subject=MAIL.subject, text=MAIL.text)
+    mails = mt.BatchSendEmailParams(base, [mt.BatchEmailRequest(to=MAIL.to)] * batch)
     for _ in range(calls):
-        if messages == 1:
-            api_client.send(api, mail)
-        else:
-            api.batch_send(mt.BatchSendEmailParams(base=base, requests=requests))
+        api_client.send_batch(api, mails) if batch else api_client.send(api, MAIL)
 
 
-def compare(fake: FakeMailtrap, rounds: int, variants: list[tuple]) -> list[float]:
-    """Return the median seconds per message of each variant: messages, function, arguments."""
-    seconds = [[] for _ in variants]
+def send_recipe(messages: int) -> None:
+    """Send messages with the recipe in README.md, whose ledger knows none of them."""
+    exec(RECIPE, names := {"__name__": "recipe", "print": lambda *_: None})
+    names["send_many"]((str(time.time_ns()), MESSAGE) for _ in range(messages))
+    names["ledger"].close()
+
+
+def compare(fake: FakeMailtrap, rounds: int, variants: dict[str, tuple]) -> dict[str, float]:
+    """Return median seconds per message; a variant: messages, threads, function, arguments."""
+    seconds = {name: [] for name in variants}
     for _ in range(rounds):
-        for times, (count, send, *arguments) in zip(seconds, variants, strict=True):
+        for name, (count, threads, send, *arguments) in variants.items():
             fake.reset()
+            fake.tls.num_tickets = 0 if "no TLS session tickets" in name else 2
             started = time.perf_counter()
-            send(*arguments)
-            times.append((time.perf_counter() - started) / count)
-            assert len(fake.messages) == count, arguments
-    return [median(times) for times in seconds]
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(send, *([it] * threads for it in arguments)))
+            seconds[name].append((time.perf_counter() - started) / count)
+            assert len(fake.messages) == count, name
+    return {name: median(times) for name, times in seconds.items()}
 
 
-def measure(fake: FakeMailtrap, rtt: int, rounds: int) -> dict[str, str]:
-    """Return one column of the table, with all rows."""
-    look_up = LOOK_UP.format(port=at_distance(fake.api_port, rtt / 1000))
+def measure(fake: FakeMailtrap, n: int, rtt: int, rounds: int, rounds_of_many: int) -> dict:
+    """Return one column of the table, with all rows; print what 1.00 stands for."""
+    ports = [at_distance(it, rtt / 1000) if rtt else it for it in (fake.api_port, fake.smtp_port)]
+    look_up = LOOK_UP.format(api_port=ports[0], smtp_port=ports[1])
     exec(look_up, {})
     (fake.folder / "sitecustomize.py").write_text(look_up)  # which each Python runs first
-    os.environ["MAILTRAP_SMTP_PORT"] = str(at_distance(fake.smtp_port, rtt / 1000))
-    programs = ["-c", PLAIN_SMTP], [smtp_client.__file__], ["-c", PLAIN_API], [api_client.__file__]
-    one = [(1, check_output, [sys.executable, *program]) for program in programs]
-    plain, smtp, sdk, api = compare(fake, rounds, one)
-    fake.tls.num_tickets = 0
-    plain_unticketed, smtp_unticketed = compare(fake, rounds, one[:2])
-    fake.tls.num_tickets = 2
-    many = [(10, send_smtp, 10, 1), (100, send_smtp, 1, 100)]
-    many += [(100, send_api, 100, 1), (500, send_api, 1, 500)]  # 100 and 500 are Mailtrap's limits
-    each, kept, calls, batch = compare(fake, rounds, many)
+    smtp = {"plain smtplib": ["-c", PLAIN_SMTP], "`smtp_client.py`": [smtp_client.__file__]}
+    programs = smtp | {f"{name}, no TLS session tickets": smtp[name] for name in smtp}
+    programs |= {"plain SDK": ["-c", PLAIN_API], "`api_client.py`": [api_client.__file__]}
+    python = partial(run, capture_output=True, check=True)
+    one = {name: (1, 1, python, [sys.executable, *it]) for name, it in programs.items()}
+    many = {
+        "SMTP, a connection each": (n // 5, 1, send_smtp, n // 5, 1),
+        "SMTP, one connection": (n, 1, send_smtp, 1, n),
+        "SMTP, ten connections at once": (n, 10, send_smtp, 1, n // 10),
+        "API, one `open_api()`": (n, 1, send_api, n),
+        "API, ten `open_api()` at once": (n, 10, send_api, n // 10),
+        "API, one `send_batch()`": (5 * n, 1, send_api, 1, 5 * n),
+        "ledger": (n, 1, send_recipe, n),
+    }
+    one, many = compare(fake, rounds, one), compare(fake, rounds_of_many, many)
+    plain, each = one["plain smtplib"], many["SMTP, a connection each"]
+    kept, ledger = many["SMTP, one connection"], many.pop("ledger")
+    print(f"{rtt} ms: 1.00 is {plain * 1e3:.0f}, {each * 1e3:.1f}, {kept * 1e3:.2f} ms", flush=True)
     return {
-        "one message: time, less is better (plain smtplib: 1.00)": f"{rtt} ms",
+        "one message, the whole process: time (plain smtplib: 1.00)": f"{rtt} ms",
         "---": "---",
-        "`smtp_client.py`": f"{smtp / plain:.2f}",
-        "`smtp_client.py`, no TLS session tickets": f"{smtp_unticketed / plain_unticketed:.2f}",
-        "plain SDK": f"{sdk / plain:.2f}",
-        "`api_client.py`": f"{api / plain:.2f}",
-        "**many: speed, more is better (SMTP, a connection each: 1.00)**": "",
-        "SMTP, one connection": f"{each / kept:.2f}",
-        "API, one `open_api()`": f"{each / calls:.2f}",
-        "API, batch": f"{each / batch:.0f}",
+        **{name: f"{seconds / plain:.2f}" for name, seconds in one.items()},
+        "**many messages: time for each (SMTP, a connection each: 1.00)**": "",
+        **{name: f"{seconds / each:#.2g}" for name, seconds in many.items()},
+        "SMTP, one connection, with the ledger of the recipe (without: 1.00)": f"{ledger / kept:.2f}",
     }
 
 
 if __name__ == "__main__":
-    plan = [(0, 1), (5, 1)] if "--quick" in sys.argv else [(0, 31), (20, 7), (100, 3)]
+    quick = "--quick" in sys.argv
+    plan = [(0, 1, 1), (5, 1, 1)] if quick else [(0, 25, 15), (20, 7, 3), (100, 3, 2)]
     with FakeMailtrap() as fake:
-        os.environ.update(fake.settings, PYTHONPATH=str(fake.folder), NO_PROXY="*", no_proxy="*")
-        columns = [measure(fake, rtt, rounds) for rtt, rounds in plan]
+        os.environ.update(fake.settings, **fake.environment)
+        os.chdir(fake.folder)
+        Path(".env").write_text("\n".join(map("=".join, fake.settings.items())))
+        columns = [measure(fake, 20 if quick else 100, *numbers) for numbers in plan]
     for row in columns[0]:
         print("|", " | ".join([row, *(column[row] for column in columns)]), "|")

@@ -3,13 +3,13 @@
 import base64
 import importlib
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,10 +37,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def snippet(title: str) -> str:
     """Return the Python under a heading or a summary of the README."""
-    _, _, after = re.split(
-        rf"(### |<summary>){re.escape(title)}(</summary>)?\n", README, maxsplit=1
-    )[-3:]
-    return after.partition("```python\n")[2].partition("```\n")[0]
+    for opening in (f"### {title}\n", f"<summary>{title}</summary>"):
+        after = README.partition(opening)[2]
+        if after:
+            return after.partition("```python\n")[2].partition("```\n")[0]
+    raise LookupError(title)
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +73,32 @@ def _look_up() -> None:
     look_up = socket.getaddrinfo
 
     def look_up_here(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
-        if str(host).endswith("mailtrap.io"):
+        if PORTS and str(host).endswith("mailtrap.io"):
             host, port = "127.0.0.1", PORTS.get(port, port)
         return look_up(host, port, *rest, **more)
 
     socket.getaddrinfo = look_up_here
+
+
+@pytest.fixture
+def folder(fake: FakeMailtrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a filled-in .env, which is what leads to the account; nothing else does."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{name}={value}" for name, value in fake.settings.items()]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    before = dict(os.environ)
+    for name in (*fake.settings, "PYTHON_DOTENV_DISABLED"):
+        del os.environ[name]
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def recipe(title: str, name: str = "recipe") -> SimpleNamespace:
+    """Run a Python block of the README as it is printed; return its names."""
+    names: dict[str, Any] = {"__name__": name}
+    exec(compile(snippet(title), title, "exec"), names)
+    return SimpleNamespace(**names)
 
 
 @pytest.fixture

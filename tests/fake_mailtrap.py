@@ -56,11 +56,10 @@ socket.getaddrinfo = look_up_here
 """
 TOO_MANY = "Requested action not taken: too many emails per second"
 BANNER = """\
-A stand-in on this computer plays Mailtrap: nothing leaves your computer, and no real mail is sent.
-It brings its own username, password and token, in place of those in .env."""
+A stand-in plays Mailtrap on this computer. Nothing leaves it, and no real mail is sent.
+It has a username, password and token of its own, which replace those in .env."""
 NEXT = """
-That is what a run with your own account looks like, and it takes two values from it:
-"With your account" in README.md tells where to find them."""
+With your own account it looks the same, and takes two settings: see README.md."""
 QUOTA = "The email limit is reached. Please upgrade your plan"
 SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its place
     "220 Ready": "220 2.0.0 Start TLS",

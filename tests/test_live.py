@@ -8,7 +8,7 @@ import time
 import pytest
 from dotenv import load_dotenv
 
-from conftest import REPOSITORY, SCRIPTS, snippet
+from conftest import REPOSITORY, SCRIPTS, recipe
 
 pytestmark = pytest.mark.live
 NEEDED = (
@@ -36,6 +36,4 @@ def test_a_message_arrives(script, monkeypatch):
     command = [sys.executable, str(REPOSITORY / f"{script}.py"), "--subject", subject]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    names: dict[str, object] = {}
-    exec(snippet("Reading back what the sandbox captured"), names)
-    assert "It works" in names["captured"](subject)
+    assert "It works" in recipe("Reading back what the sandbox captured").captured(subject)

@@ -49,7 +49,7 @@ def test_one_command_sends_one_message_and_says_what_became_of_it(script, run, f
         identifier = f"Message-ID  {message_id.decode()}"
     first, *block, note = result.stdout.splitlines()
     server = SENDING[script].split()[2]
-    assert re.fullmatch(rf"Accepted by {re.escape(server)} in \d+\.\d s", first)
+    assert re.fullmatch(rf"Accepted by {re.escape(server)} in \d+\.\d\d s", first)
     assert block == [
         "  From        Mailtrap Test <hello@example.com>",
         "  To          you@example.com",

@@ -7,8 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mailtrap as mt
@@ -16,33 +14,15 @@ import pytest
 
 import api_client
 import smtp_client
-from conftest import PORTS, REPOSITORY, snippet
-from fake_mailtrap import LOOK_UP, FakeMailtrap
+from conftest import PORTS, REPOSITORY, recipe, snippet
+from fake_mailtrap import LOOK_UP
 from faulty import Fault, FaultyApi, FaultySmtp, http
 
 OutcomeUnknownErrors = (smtp_client.OutcomeUnknownError, api_client.OutcomeUnknownError)
 SMTP, API = "Many messages over SMTP", "A batch over the API"
 
 
-@pytest.fixture(autouse=True)
-def _folder(fake: FakeMailtrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder with a filled-in .env, which is what leads to Mailtrap; nothing else does."""
-    monkeypatch.chdir(tmp_path)
-    lines = [f"{name}={value}" for name, value in fake.settings.items()]
-    (tmp_path / ".env").write_text("\n".join(lines))
-    before = dict(os.environ)
-    for name in (*fake.settings, "PYTHON_DOTENV_DISABLED"):
-        del os.environ[name]
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def recipe(title: str) -> SimpleNamespace:
-    """Run a recipe as it is printed; return its names."""
-    names: dict[str, Any] = {"__name__": "recipe"}
-    exec(compile(snippet(title), title, "exec"), names)
-    return SimpleNamespace(**names)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def messages(count: int) -> Iterator[tuple[str, Any]]:
@@ -269,7 +249,7 @@ def test_it_can_be_killed_and_run_again(
 
 def test_the_demonstrations_run_as_printed(fake, tmp_path, capsys):
     for title in (SMTP, API):
-        exec(compile(snippet(title), title, "exec"), {"__name__": "__main__"})
+        recipe(title, name="__main__")
     assert capsys.readouterr().out == "Unsettled: {}\n" * 2
     assert fake.messages[0].recipients == ["ann@e.com"]
     assert [one.recipients for one in fake.messages[1:]] == [["ann@e.com"], ["bob@e.com"]]
