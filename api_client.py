@@ -239,7 +239,7 @@ def one_line(text: str) -> str:
 # What people copy ends here. The program around it begins.
 
 ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
-CORRECT_IT = "Nothing was sent. Settings belong in .env, as in .env.example; for flags see --help."
+CORRECT_IT = "Nothing was sent. Correct it in .env, which .env.example explains, or see --help."
 LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
 HOSTS = {
     "sandbox": "sandbox.api.mailtrap.io",
@@ -377,7 +377,7 @@ def advice(error: Exception) -> str:
     if status == 413:
         return "It is too big: a free sandbox takes up to 5 MB, live sending up to 10 MB."
     if status:
-        return "Change what Mailtrap objects to, and send it again."
+        return "Correct what Mailtrap objects to, and send it again."
     if isinstance(cause_of(error), ssl.SSLError):
         return (
             "This computer does not trust the certificate. Name your network's CA file in "

@@ -181,9 +181,9 @@ def send_envelope(
         code, reply = smtp.rcpt(recipient)
         if not 200 <= code <= 299:
             refused[recipient] = (code, reply)
-        if code == 421:  # the server is about to close the connection
-            break
-    if code == 421 or len(refused) == len(recipients):
+        if code == 421:  # the server closes the connection, so nobody gets the message
+            raise smtplib.SMTPRecipientsRefused({recipient: (code, reply)})
+    if len(refused) == len(recipients):
         raise smtplib.SMTPRecipientsRefused(refused)
     return refused
 
@@ -269,7 +269,7 @@ def one_line(text: str | bytes) -> str:
 # What people copy ends here. The program around it begins.
 
 ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
-CORRECT_IT = "Nothing was sent. Settings belong in .env, as in .env.example; for flags see --help."
+CORRECT_IT = "Nothing was sent. Correct it in .env, which .env.example explains, or see --help."
 LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
 DEFAULTS = {
     "MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io",
@@ -401,7 +401,7 @@ def advice(error: Exception, port: int = 2525) -> str:
     if reply.startswith("552"):
         return "It is too big: a free sandbox takes up to 5 MB, live sending up to 10 MB."
     if reply:
-        return "Change what the server objects to, and send it again."
+        return "Correct what the server objects to, and send it again."
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             "This computer does not trust the certificate. Name your network's CA file in "

@@ -57,7 +57,7 @@ socket.getaddrinfo = look_up_here
 TOO_MANY = "Requested action not taken: too many emails per second"
 BANNER = """\
 A stand-in plays Mailtrap on this computer. Nothing leaves it, and no real mail is sent.
-It has a username, password and token of its own, which replace those in .env."""
+It plays the sandbox. Its own username, password and token replace those in .env."""
 NEXT = """
 With your own account it looks the same, and takes two settings: see README.md."""
 QUOTA = "The email limit is reached. Please upgrade your plan"
@@ -67,10 +67,9 @@ SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its 
     "221 Bye": "221 2.0.0 Bye",
     "552 Error": "552 5.3.4 Error: message too big",
 }
+OBJECTS = ("from", "reply_to", "template_variables", "custom_variables", "headers")
 FIELDS = {
-    **dict.fromkeys(
-        ("from", "reply_to", "template_variables", "custom_variables", "headers"), dict
-    ),
+    **dict.fromkeys(OBJECTS, dict),
     **dict.fromkeys(("to", "cc", "bcc", "attachments"), list),
     **dict.fromkeys(("subject", "text", "html", "category", "template_uuid"), str),
 }
@@ -96,10 +95,8 @@ class Captured:
     at: str = ""
 
     def row(self, sandbox_id: str) -> dict[str, Any]:
-        ids = {"id": int(self.id), "sandbox_id": int(sandbox_id), "sent_at": self.at}
-        people = {"from_email": self.sender, "to_email": self.recipients[0]}
-        report = {"blacklists_report_info": {"result": "pending"}}
-        return {**ids, **people, **report, "subject": self.subject}
+        ids = {"id": int(self.id), "sandbox_id": int(sandbox_id)}
+        return {**ids, "sent_at": self.at, "subject": self.subject, "from_email": self.sender}
 
     def describe(self) -> str:
         """Return what a person would want to check."""
@@ -171,11 +168,8 @@ class FakeMailtrap:
     @property
     def environment(self) -> dict[str, str]:
         """What leads a Python program here: look-ups, the certificate authority, no proxy."""
-        python_path = os.pathsep.join(
-            filter(None, [str(self.folder), os.environ.get("PYTHONPATH")])
-        )
         return {
-            "PYTHONPATH": python_path,
+            "PYTHONPATH": f"{self.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), str(self.folder / "ca.pem")),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "*"),
         }
@@ -276,18 +270,12 @@ class _Api(BaseHTTPRequestHandler):
     def read_back(self) -> tuple[int, Any]:
         """Answer as Mailtrap's description has it since May 2026, without account ids."""
         url = urlsplit(self.path)
-        query = dict(parse_qsl(url.query))
-        if url.path == "/api/stats" and {"start_date", "end_date"} <= set(query):
-            days = [one.at[:10] for one in self.fake.messages if one.stream != "sandbox"]
-            delivered = sum(query["start_date"] <= day <= query["end_date"] for day in days)
-            return 200, {"delivery_count": delivered, "delivery_rate": float(delivered > 0)}
         folder = f"/api/sandboxes/{self.fake.sandbox_id}/messages"
         captured = [one for one in reversed(self.fake.messages) if one.stream == "sandbox"]
-        words = query.get("search", "").lower()
+        words = dict(parse_qsl(url.query)).get("search", "").lower()
         found = [one.row(self.fake.sandbox_id) for one in captured if words in one.subject.lower()]
         answers: dict[str, Any] = {folder: found[:30]}
         answers |= {f"{folder}/{one.id}/body.txt": one.text for one in captured}
-        answers |= {f"{folder}/{one.id}/body.html": one.html for one in captured}
         if url.path in answers:
             return 200, answers[url.path]
         return 404, {"error": "Not Found"}
@@ -411,6 +399,9 @@ class _Smtp(SMTP):
 
 def main(command: list[str]) -> int:
     """Run both scripts or a command; return the exit status of what ran."""
+    if command in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     if command and not shutil.which(command[0]):
         print(f"no such command: {command[0]}\n\n{__doc__}", file=sys.stderr)
         return 127
@@ -431,7 +422,8 @@ def main(command: list[str]) -> int:
                 print(f"\n{captured.describe()}", flush=True)
             if not fake.messages:
                 print("\nNo message has arrived at the stand-in.", flush=True)
-    print(NEXT)
+    if not command and status == 0:
+        print(NEXT)
     return status
 
 
