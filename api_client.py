@@ -359,7 +359,7 @@ def advice(error: Exception) -> str:
     """Return what a person can do about an error of send()."""
     status = error.status if isinstance(error, mt.APIError) else 0
     if is_temporary(error):
-        return "It is refused only for now: too much in a short time. Send it again in a minute."
+        return "It is refused only for now, as Mailtrap is busy or gets too much. Wait a minute."
     if status == 429:
         return "Your plan's messages are used up. See Billing in Mailtrap."
     if status in (401, 403):

@@ -43,6 +43,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Refused = dict[str, tuple[int, bytes]]  # recipient: code and text of the server's reply
+# Python before 3.12.4 garbles the long headers that it folds (gh-100884), so they stay unfolded.
+UNFOLDED = SMTP.clone(max_line_length=998)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 REFUSALS = (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError)
 
@@ -86,6 +88,12 @@ def build_message(
             mimetype = "application/octet-stream"
         maintype, subtype = mimetype.split("/")
         message.add_attachment(path.read_bytes(), maintype, subtype, filename=path.name)
+    # Python decodes the "=?utf-8?q?=0d=0a...?=" that somebody may have put into a form.
+    for part in message.walk():
+        for header in part.values():
+            _, *more = header.fold(policy=UNFOLDED).splitlines()
+            if not all(line.startswith(" ") for line in more):
+                raise ValueError("a subject or a name must not hold a line break")
     return message
 
 
@@ -151,8 +159,7 @@ def send(smtp: smtplib.SMTP, message: EmailMessage) -> Refused:
     recipients = dict.fromkeys(address.addr_spec for field in fields for address in field.addresses)
     without_bcc = copy.copy(message)
     del without_bcc["Bcc"]
-    # Unfolded, because Python before 3.12.4 garbles the long headers that it folds (gh-100884).
-    content = without_bcc.as_bytes(policy=SMTP.clone(max_line_length=998))
+    content = without_bcc.as_bytes(policy=UNFOLDED)
     try:
         refused = send_envelope(smtp, sender, recipients, len(content))
         send_content(smtp, content)
@@ -387,7 +394,7 @@ def advice(error: Exception, port: int = 2525) -> str:
     """Return what a person can do about an error of connect() or send()."""
     reply = reply_of(error).lower()
     if is_temporary(error):
-        return "It is refused only for now: too much in a short time. Send it again in a minute."
+        return "It is refused only for now, as the server is busy or gets too much. Wait a minute."
     if isinstance(error, smtplib.SMTPAuthenticationError) and "limit" in reply:
         return "The login is right, but your plan's messages are used up. See Billing in Mailtrap."
     if isinstance(error, smtplib.SMTPAuthenticationError):

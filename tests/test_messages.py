@@ -1,6 +1,7 @@
 """Whatever goes in, the same comes out of the message, or a ValueError says why not."""
 
 import base64
+import contextlib
 import email.header
 import email.policy
 import email.utils
@@ -212,6 +213,26 @@ def test_a_message_needs_recipient_subject_and_body(build, asked):
 def test_a_subject_cannot_add_a_header(build):
     with pytest.raises(ValueError, match=r"line"):
         build("me@example.com", **{**BASIC, "subject": "x\r\nBcc: evil@example.com"})
+
+
+SMUGGLED = "=?utf-8?q?hi=0d=0aReply-To:_evil=40example.com=0d=0aX:_1?="
+
+
+@pytest.mark.parametrize("field", ["subject", "name", "file"])
+def test_an_encoded_word_cannot_add_a_header(field, fake, tmp_path):
+    """Python before 3.13 decodes it, line breaks and all."""
+    asked = dict(BASIC)
+    if field == "subject":
+        asked["subject"] = SMUGGLED
+    elif field == "name":
+        asked["to"] = [f"{SMUGGLED} <you@example.com>"]
+    else:
+        (tmp_path / f"{SMUGGLED}.txt").write_text("x")
+        asked["attachments"] = [tmp_path / f"{SMUGGLED}.txt"]
+    with contextlib.suppress(ValueError):  # if it is refused, nothing can happen
+        message = smtp_client.build_message("me@example.com", **asked)
+        received = over_the_wire(fake, message)
+        assert all({"Reply-To", "X"}.isdisjoint(part.keys()) for part in received.walk())
 
 
 def test_long_custom_variables_arrive_unfolded(fake):

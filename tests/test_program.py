@@ -257,7 +257,7 @@ SMTP_REPLIES = [
     ("RCPT", "550 Demo domains can only be used to send to owners", NOT_SENT, 1, "Sending Domains"),
     ("RCPT", "450 4.2.0 Greylisted", NOT_SENT, 4, "for now"),
     ("RCPT", "550 5.1.2 unknown recipient domain", NOT_SENT, 1, "objects to"),
-    ("DATA", "550 5.7.0 Too many emails per second. Please upgrade", NOT_SENT, 4, "in a minute"),
+    ("DATA", "550 5.7.0 Too many emails per second. Please upgrade", NOT_SENT, 4, "Wait a minute"),
     ("content", "550 5.7.0 From: Header does not match the sender's domain", 3, 1, "MAILTRAP_FROM"),
     ("content", "550 5.7.0 Requested action not taken: too many emails per second", 3, 4, "minute"),
     ("content", "554 5.6.0 Spam", NOT_SENT, 1, "objects to"),
