@@ -192,7 +192,7 @@ def test_mails_that_need_a_verified_domain_first_are_not_marked(fake, monkeypatc
     names = recipe(API)
     with FaultyApi(fake.tls, Fault("body", partly)) as server:
         monkeypatch.setitem(PORTS, 443, server.port)
-        with pytest.raises(RuntimeError, match="Unauthorized"):
+        with pytest.raises(RuntimeError, match="verify the domain"):
             names.send_batches(mails(2))
         names.api._client._session.close()
     assert names.ledger.execute("SELECT * FROM mails").fetchall() == [("user0", "sent")]
