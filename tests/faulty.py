@@ -81,6 +81,7 @@ class Server:
         self.tls = tls
         self.taken: list[list[str]] = []  # the recipients of each message
         self.steps: Counter[str] = Counter()
+        self.commands: list[str] = []
         self._faults = {fault.step: fault for fault in faults}
         self._client_is_done = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -174,6 +175,7 @@ class FaultySmtp(Server):
         while True:
             command = peer.read(b"\r\n")[:-2].decode("latin-1")
             step = re.split("[ :]", command)[0].upper()
+            self.commands.append(command)
             if step == "EHLO" and isinstance(peer.sock, ssl.SSLSocket):
                 step = "EHLO over TLS"
             if step == "MAIL" and recipients is not None:

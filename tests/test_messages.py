@@ -210,9 +210,28 @@ def test_a_message_needs_recipient_subject_and_body(build, asked):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_a_subject_cannot_add_a_header(build):
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\u2028"])
+def test_a_subject_cannot_add_a_header(build, end):
     with pytest.raises(ValueError, match=r"line"):
-        build("me@example.com", **{**BASIC, "subject": "x\r\nBcc: evil@example.com"})
+        build("me@example.com", **{**BASIC, "subject": f"x{end}Bcc: evil@example.com"})
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_name_that_takes_long_to_encode_is_refused_at_once(build):
+    to = ["😀" * 5000 + " <you@example.com>"]
+    with pytest.raises(ValueError, match="not an email address") as raised:
+        build("me@example.com", **{**BASIC, "to": to})
+    assert len(str(raised.value)) < 400
+
+
+def test_an_address_object_passes_as_it_is():
+    address = smtp_client.Address("Ann <3", addr_spec="ann@example.com")
+    message = smtp_client.build_message("me@example.com", **{**BASIC, "to": [address]})
+    assert message["To"].addresses[0].display_name == "Ann <3"
+    mail = api_client.build_mail(
+        "me@example.com", **{**BASIC, "to": [api_client.mt.Address("ann@example.com", "Ann <3")]}
+    )
+    assert mail.to[0].name == "Ann <3"
 
 
 SMUGGLED = "=?utf-8?q?hi=0d=0aReply-To:_evil=40example.com=0d=0aX:_1?="

@@ -68,9 +68,8 @@ API_PUZZLES = [  # no whole answer
 ]
 
 
-def over_smtp(server: Server) -> None:
+def over_smtp(server: Server, host: str = "sandbox.smtp.mailtrap.io") -> None:
     """Send MESSAGE."""
-    host = "sandbox.smtp.mailtrap.io"
     smtp = smtp_client.connect(host, server.port, "user", "password", timeout=PATIENCE)
     with contextlib.closing(smtp):
         smtp_client.send(smtp, MESSAGE)
@@ -294,6 +293,36 @@ def test_a_broken_off_message_leaves_no_reply_for_the_next_one(fake):
         assert smtp.sock is None
 
 
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "content"])
+def test_a_refusal_that_also_ends_the_connection_is_told_as_what_it_is(step, fake):
+    with FaultySmtp(fake.tls, Fault(step, b"421 4.3.2 Shutting down\r\n", "close")) as server:
+        smtp = smtp_client.connect("localhost", server.port, "user", "password")
+        with contextlib.closing(smtp), pytest.raises(smtp_client.REFUSALS) as refused:
+            smtp_client.send(smtp, MESSAGE)
+    assert smtp_client.is_temporary(refused.value)
+
+
+def test_421_to_one_of_three_recipients_ends_the_message(fake):
+    people = ["x@b.c", "y@b.c", "z@b.c"]
+    message = smtp_client.build_message("a@b.c", to=people, subject="x", text="x")
+    bye = Fault("RCPT", b"421 4.3.2 Shutting down\r\n", at=(2,))
+    with FaultySmtp(fake.tls, bye) as server:
+        smtp = smtp_client.connect("localhost", server.port, "user", "password")
+        with contextlib.closing(smtp), pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+            smtp_client.send(smtp, message)
+    assert refused.value.recipients == {"y@b.c": (421, b"4.3.2 Shutting down")}
+    assert (server.steps["RCPT"], server.steps["DATA"]) == (2, 0)
+
+
+def test_the_size_is_announced_where_the_server_wants_to_know_it(fake):
+    no_size = Fault("EHLO over TLS", b"250-smtp.mailtrap.io\r\n250 AUTH PLAIN\r\n")
+    for faults, announced in (([], True), ([no_size], False)):
+        with FaultySmtp(fake.tls, *faults) as server:
+            over_smtp(server, "localhost")
+        [command] = [one for one in server.commands if one.upper().startswith("MAIL")]
+        assert ("size=" in command) is announced
+
+
 # What is told of several recipients, and of a batch
 
 LATER, NEVER = b"451 4.3.0 Later\r\n", b"550 5.1.1 No such user\r\n"
@@ -391,12 +420,37 @@ def test_a_reply_of_any_length_and_kind_is_told_on_one_line(script, error, told)
     assert reply.isprintable()
 
 
-def test_pauses_outlast_the_10_seconds_over_which_mailtrap_counts(pauses):
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        (smtp_client, smtplib.SMTPDataError(450, b"busy")),
+        (api_client, api_client.mt.APIError(429, ["Rate limit exceeded"])),
+    ],
+)
+def test_pauses_outlast_the_10_seconds_over_which_mailtrap_counts(script, error, pauses):
     def attempt() -> None:
-        raise smtplib.SMTPDataError(450, b"busy")
+        raise error
 
-    with pytest.raises(smtplib.SMTPDataError):
-        smtp_client.with_retries(attempt)
+    with pytest.raises(type(error)):
+        script.with_retries(attempt)
     assert sum(pauses) > 10
-    assert [least < pause < 1.5 * least for least, pause in zip((2, 4, 8), pauses, strict=True)]
-    assert smtp_client.with_retries(lambda: "taken", pauses=[1]) == "taken"
+    for least, pause in zip((2, 4, 8), pauses, strict=True):
+        assert least < pause < 1.5 * least, "clients must not come back all at once"
+    assert script.with_retries(lambda: "taken", pauses=[1]) == "taken"
+
+
+def test_only_a_refusal_for_now_is_temporary():
+    for error in (
+        smtplib.SMTPRecipientsRefused({}),
+        smtplib.SMTPDataError(554, b"too many emails per second"),
+        smtplib.SMTPServerDisconnected("451 later"),
+        smtp_client.OutcomeUnknownError("451 later"),
+    ):
+        assert not smtp_client.is_temporary(error)
+    for status, words in (
+        (500, "Invalid JSON"),
+        (502, "later"),
+        (429, "The email Limit is reached"),
+    ):
+        assert not api_client.is_temporary(api_client.mt.APIError(status, [words]))
+    assert not api_client.is_temporary(api_client.OutcomeUnknownError("429 later"))

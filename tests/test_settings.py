@@ -72,7 +72,7 @@ def test_dotenv_is_read_literally_and_stripped(script, tmp_path, fake):
     strange = FakeMailtrap()
     strange.password = strange.token = "p${HOME}w\\x'#1"
     with strange:
-        values = {**strange.settings, "MAILTRAP_FROM_EMAIL": "  Jörg <j@example.com>  "}
+        values = {"MAILTRAP_FROM_EMAIL": "  Jörg <j@example.com>  ", **strange.settings}
         lines = [f"{name} = {value}" for name, value in values.items()]
         dotenv = "\ufeff" + "\n".join(lines)
         result = in_folder(tmp_path, script, dotenv.encode(), **strange.environment)
@@ -132,6 +132,7 @@ WRONG_SETTINGS = [
     ("api_client", "MAILTRAP_API_TOKEN", "canaryü", "or a character that is not ASCII"),
     ("api_client", "MAILTRAP_STREAM", "live", "sandbox, transactional, bulk, not 'live'"),
     ("api_client", "MAILTRAP_SANDBOX_ID", "12/../x?y", "MAILTRAP_SANDBOX_ID must be a number"),
+    ("api_client", "MAILTRAP_SANDBOX_ID", "\u0664\u0662", "MAILTRAP_SANDBOX_ID must be a number"),
     ("smtp_client", "MAILTRAP_FROM_EMAIL", "bogus", "MAILTRAP_FROM_EMAIL: not an email address"),
     ("api_client", "MAILTRAP_FROM_EMAIL", "bogus", "MAILTRAP_FROM_EMAIL: not an email address"),
     ("smtp_client", "MAILTRAP_TO_EMAIL", "a@b.c, x y", "not an email address: 'x y'"),

@@ -125,7 +125,7 @@ def test_even_on_localhost_tls_is_used_and_checked_where_there_is_any(tls, call,
     assert call("smtp_client", **here).returncode == NOT_SENT
 
 
-TOKENS = ["", " ", "canary b", "canary\nb", "canary\r", "canaryü", "\tcanary"]
+TOKENS = ["", " ", "canary b", "canary\nb", "canary\n", "canary\r", "canaryü", "\tcanary"]
 
 
 @pytest.mark.parametrize("token", TOKENS)
