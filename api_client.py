@@ -287,7 +287,7 @@ def read_settings(*, dry_run: bool) -> dict[str, str]:
 
     try:
         # Only this .env, not one of a folder above. A token may hold "${".
-        load_dotenv(Path(__file__).with_name(".env"), encoding="utf-8-sig", interpolate=False)
+        load_dotenv(Path(__file__).with_name(".env"), interpolate=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"the file .env must be text in UTF-8: {error}") from None
     found = {name: value.strip() for name, value in os.environ.items() if value.strip()}

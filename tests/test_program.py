@@ -323,6 +323,14 @@ def test_an_answer_of_the_api_is_told(
         assert happened == f"{code} {'; '.join(body['errors'])}"
 
 
+def test_a_refusal_is_told_whatever_becomes_of_quit(call, fake, monkeypatch):
+    faults = Fault("content", b"554 5.6.0 Spam\r\n"), Fault("QUIT", b"500 5.5.1 What?\r\n")
+    with FaultySmtp(fake.tls, *faults) as server:
+        monkeypatch.setitem(PORTS, 2525, server.port)
+        result = call("smtp_client")
+    assert told(result, "smtp_client")[0] == "554 5.6.0 Spam"
+
+
 def test_message_ids_cannot_steer_the_terminal(call, fake, monkeypatch):
     ids = {"success": True, "message_ids": ["5\x1b[31m\r\n6", "7" * 9000]}
     with FaultyApi(fake.tls, Fault("body", http(200, ids), takes=True)) as server:

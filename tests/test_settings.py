@@ -125,6 +125,7 @@ WRONG_SETTINGS = [
     ("smtp_client", "MAILTRAP_SMTP_PORT", "0", f"{PORT}'0'"),
     ("smtp_client", "MAILTRAP_SMTP_PORT", "65536", f"{PORT}'65536'"),
     ("smtp_client", "MAILTRAP_SMTP_PORT", "-1", f"{PORT}'-1'"),
+    ("smtp_client", "MAILTRAP_SMTP_PORT", "²", f"{PORT}'²'"),
     ("smtp_client", "MAILTRAP_SMTP_USERNAME", "“canary”", "MAILTRAP_SMTP_USERNAME holds a"),
     ("smtp_client", "MAILTRAP_SMTP_PASSWORD", "canaryü", "MAILTRAP_SMTP_PASSWORD holds a"),
     ("api_client", "MAILTRAP_API_TOKEN", "canary b", "the API token is empty, or has a space"),

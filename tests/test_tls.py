@@ -144,6 +144,7 @@ def test_a_login_that_cannot_be_one_is_refused_without_quoting_it(fake):
 
 
 def test_only_known_streams_and_sandbox_ids_are_opened():
+    assert api_client.open_api("token", "bulk")._client._timeout == 30
     for stream, sandbox_id, words in (
         ("live", "1", "the stream must be sandbox, transactional or bulk, not 'live'"),
         ("sandbox", "", "the sandbox id must be a number, not ''"),
