@@ -240,6 +240,8 @@ def test_it_can_be_killed_and_run_again(
         names = recipe(title)
         with pytest.raises(OutcomeUnknownErrors):
             (names.send_many if kind is FaultySmtp else names.send_batches)(pairs(count))
+        if kind is FaultyApi:
+            names.api._client._session.close()
     found = judge(names.ledger, server.taken, count, capsys.readouterr().out)
     assert found["unknown"] == unknown
 
