@@ -60,6 +60,7 @@ A stand-in plays Mailtrap on this computer. Nothing leaves it, and no real mail 
 It plays the sandbox. Its own username, password and token replace those in .env."""
 NEXT = """
 With your own account it looks the same, and takes two settings: see README.md."""
+PYTHON_PATH = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 QUOTA = "The email limit is reached. Please upgrade your plan"
 SMTP_TEXTS = {  # how a reply of aiosmtpd begins, and what Mailtrap says in its place
     "220 Ready": "220 2.0.0 Start TLS",
@@ -169,7 +170,7 @@ class FakeMailtrap:
     def environment(self) -> dict[str, str]:
         """What leads a Python program here: look-ups, the certificate authority, no proxy."""
         return {
-            "PYTHONPATH": f"{self.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": os.pathsep.join([str(self.folder), *PYTHON_PATH]),
             **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), str(self.folder / "ca.pem")),
             **dict.fromkeys(("NO_PROXY", "no_proxy"), "*"),
         }

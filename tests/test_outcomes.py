@@ -43,29 +43,32 @@ SMTP_REFUSALS = [
     b"550-5.7.1 No,\r\n550 5.7.1 and never\r\n",
 ]
 SMTP_FOR_NOW = [reply for reply in SMTP_REFUSALS if reply[:1] == b"4" or b"Too many" in reply]
-SMTP_PUZZLES = [  # neither yes nor no
-    *(b"\r\n", b"what?\r\n", b"\xff\xfe\0\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", LONG),
-    *(b"2", b"25", b"4", b"55", b"4\r\n", b"2x0 Ok\r\n", b"-50 Ok\r\n"),
-    *(b"250-and\r\n", b"250-and\r\nwhat?\r\n"),
-    *(b"100 Wait\r\n", b"333 Go on\r\n", b"354 Go on\r\n", b"600 Ok\r\n"),
-]
+# Neither yes nor no.
+SMTP_GARBAGE = [b"\r\n", b"what?\r\n", b"\xff\xfe\0\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", LONG]
+SMTP_CUT_SHORT = [b"2", b"25", b"4", b"55", b"250-and\r\n", b"250-and\r\nwhat?\r\n"]
+SMTP_NO_CODES = [b"4\r\n", b"2x0 Ok\r\n", b"-50 Ok\r\n"]
+SMTP_ODD_CODES = [b"100 Wait\r\n", b"333 Go on\r\n", b"354 Go on\r\n", b"600 Ok\r\n"]
+SMTP_PUZZLES = SMTP_GARBAGE + SMTP_CUT_SHORT + SMTP_NO_CODES + SMTP_ODD_CODES
 SUCCESS = {"success": True, "message_ids": ["5000001"]}
 ERRORS = {"success": False, "errors": ["so it is"]}
 API_STATUSES = [200, 202, 204, 400, 401, 403, 404, 413, 429, 500, 502, 503, 504]
-API_BODIES = [
-    *(SUCCESS, ERRORS, {"success": True}, {"success": True, "message_ids": []}, {}, [], None),
-    *({"success": False, "message_ids": ["5"]}, {"errors": {"to": ["is wrong"]}}, "errors"),
-    *(b"<h1>Whatever</h1>", b"", b"[[[["),
-]
-API_PUZZLES = [  # no whole answer
-    *(b"\r\n", b"what?\r\n\r\n", b"HTTP/1.1", b"HTTP/1.1 200", b"HTTP/1.1 2x0 Ok\r\n\r\n"),
-    *(b"HTTP/7 200 Ok\r\n\r\n", b"220 smtp.mailtrap.io\r\n", b"HTTP/1.1 " + LONG * 8),
-    *(b"HTTP/1.1 200 Ok\r\nContent-", b"HTTP/1.1 401 No\r\nContent-Length: 50\r\n\r\n{"),
-    *(http(200, SUCCESS)[:-1], http(429, ERRORS)[:-1], http(200, SUCCESS, "Content-Length: 9")),
+NO_IDS = [{"success": True}, {"success": True, "message_ids": []}, {}, [], None]
+NO_SUCCESS = [{"success": False, "message_ids": ["5"]}, {"errors": {"to": ["is wrong"]}}, "errors"]
+NO_JSON = [b"<h1>Whatever</h1>", b"", b"[[[["]
+API_BODIES = [SUCCESS, ERRORS, *NO_IDS, *NO_SUCCESS, *NO_JSON]
+# No whole answer.
+API_GARBAGE = [b"\r\n", b"what?\r\n\r\n", b"220 smtp.mailtrap.io\r\n", b"HTTP/1.1 " + LONG * 8]
+API_CUT_LINES = [b"HTTP/1.1", b"HTTP/1.1 200", b"HTTP/1.1 200 Ok\r\nContent-"]
+API_ODD_LINES = [b"HTTP/1.1 2x0 Ok\r\n\r\n", b"HTTP/7 200 Ok\r\n\r\n"]
+API_CUT_BODIES = [http(200, SUCCESS)[:-1], http(429, ERRORS)[:-1], http(401, ERRORS)[:-40]]
+API_ODD_BODIES = [
+    http(200, SUCCESS, "Content-Length: 9"),
     http(200, gzip.compress(b"{}")[:-9], "Content-Encoding: gzip"),
     b"HTTP/1.1 200 Ok\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
-    b"Tunnel connection failed: 403 Forbidden\r\n\r\n",
 ]
+TUNNEL = b"Tunnel connection failed: 403 Forbidden\r\n\r\n"  # as requests says it of a proxy
+API_PUZZLES = API_GARBAGE + API_CUT_LINES + API_ODD_LINES + API_CUT_BODIES + API_ODD_BODIES
+API_PUZZLES += [TUNNEL]
 
 
 def over_smtp(server: Server, host: str = "sandbox.smtp.mailtrap.io") -> None:
@@ -284,10 +287,15 @@ def test_a_connection_that_died_between_two_messages_has_sent_nothing(then, fake
     assert len(server.taken) == 1
 
 
+class Interrupted(smtplib.SMTP):
+    """As a task queue's time limit strikes, anywhere."""
+
+    def rcpt(self, *_: object) -> Any:
+        raise ZeroDivisionError
+
+
 def test_a_broken_off_message_leaves_no_reply_for_the_next_one(fake):
-    """As where a task queue's time limit strikes in the middle."""
-    with contextlib.closing(smtplib.SMTP("127.0.0.1", fake.smtp_port)) as smtp:
-        smtp.getreply = lambda: 1 / 0
+    with FaultySmtp(fake.tls) as server, Interrupted("127.0.0.1", server.port) as smtp:
         with pytest.raises(ZeroDivisionError):
             smtp_client.send(smtp, MESSAGE)
         assert smtp.sock is None
