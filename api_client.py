@@ -232,14 +232,14 @@ def reply_of(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return at most 400 characters on one line, with spaces for what could steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:400]
+    """Return at most 380 characters on one line, with spaces for what could steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:380]
 
 
 # What people copy ends here. The program around it begins.
 
 ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
-CORRECT_IT = "Nothing was sent. Correct it in .env, which .env.example explains, or see --help."
+CORRECT_IT = "Nothing was sent. Settings belong in .env, see .env.example. For flags, see --help."
 LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
 HOSTS = {
     "sandbox": "sandbox.api.mailtrap.io",
@@ -270,13 +270,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     add = parser.add_argument
     subject = time.strftime("Mailtrap API test, %Y-%m-%d %H:%M:%S")
-    add("--from", dest="sender", metavar="ADDRESS", help="default: MAILTRAP_FROM_EMAIL")
-    add("--to", action="append", metavar="ADDRESS", help="repeatable; default: MAILTRAP_TO_EMAIL")
-    add("--subject", default=subject, metavar="TEXT", help="default: Mailtrap API test, and time")
+    add("--from", dest="sender", metavar="ADDRESS", help="the sender; default: MAILTRAP_FROM_EMAIL")
+    add("--to", action="append", metavar="ADDRESS", help="one recipient; repeat it for more")
+    add("--subject", default=subject, metavar="TEXT", help="subject; by default it names the time")
     add("--text", metavar="TEXT", help="body as plain text; default: a test message")
     add("--html", metavar="HTML", help="body as HTML, alone or beside --text")
-    add("--attach", action="append", default=[], metavar="FILE", help="file to attach; repeatable")
-    add("--dry-run", action="store_true", help="show what would be sent, and where to; no more")
+    add(
+        "--attach", action="append", default=[], metavar="FILE", help="one file; repeat it for more"
+    )
+    add("--dry-run", action="store_true", help="show what would be sent, and where; send nothing")
     add("--verbose", action="store_true", help="show the request and its answer, but not the token")
     return parser.parse_args(argv)
 
@@ -413,14 +415,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe(args), (args.text or args.html).strip(), delivery_note(stream), sep="\n\n")
         return ACCEPTED
 
+    try:
+        api = open_api(settings["MAILTRAP_API_TOKEN"], stream, settings["MAILTRAP_SANDBOX_ID"])
+    except ValueError as error:
+        return fail(WRONG_INPUT, str(error), CORRECT_IT)
     os.environ["NETRC"] = os.devnull  # an entry in ~/.netrc would replace the token
     if args.verbose:
         logging.basicConfig(format="%(message)s", level=logging.DEBUG)
         logging.debug(json.dumps(mail.api_data, indent=2))
+
+    print(f"Sending to {HOSTS[stream]} ...", file=sys.stderr)
     started = time.monotonic()
     try:
-        api = open_api(settings["MAILTRAP_API_TOKEN"], stream, settings["MAILTRAP_SANDBOX_ID"])
-        print(f"Sending to {HOSTS[stream]} ...", file=sys.stderr)
         message_ids = with_retries(lambda: send(api, mail))
     except OutcomeUnknownError as error:
         return fail(UNKNOWN, one_line(str(error)), LOOK_FIRST)
@@ -428,8 +434,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(UNKNOWN, "interrupted", LOOK_FIRST)
     except (mt.APIError, OSError) as error:
         return fail(NOT_SENT, reply_of(error) or one_line(str(cause_of(error))), advice(error))
-    except ValueError as error:  # of open_api()
-        return fail(WRONG_INPUT, str(error), CORRECT_IT)
 
     print(f"Accepted by {HOSTS[stream]} in {time.monotonic() - started:.2f} s")
     print(f"{describe(args)}\n  Message id  {one_line(', '.join(message_ids))}")

@@ -20,6 +20,7 @@ Exit status:
 # ///
 
 import argparse
+import binascii
 import copy
 import logging
 import mimetypes
@@ -276,7 +277,7 @@ def one_line(text: str | bytes) -> str:
 # What people copy ends here. The program around it begins.
 
 ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
-CORRECT_IT = "Nothing was sent. Correct it in .env, which .env.example explains, or see --help."
+CORRECT_IT = "Nothing was sent. Settings belong in .env, see .env.example. For flags, see --help."
 LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
 DEFAULTS = {
     "MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io",
@@ -303,13 +304,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     add = parser.add_argument
     subject = time.strftime("Mailtrap SMTP test, %Y-%m-%d %H:%M:%S")
-    add("--from", dest="sender", metavar="ADDRESS", help="default: MAILTRAP_FROM_EMAIL")
-    add("--to", action="append", metavar="ADDRESS", help="repeatable; default: MAILTRAP_TO_EMAIL")
-    add("--subject", default=subject, metavar="TEXT", help="default: Mailtrap SMTP test, and time")
+    add("--from", dest="sender", metavar="ADDRESS", help="the sender; default: MAILTRAP_FROM_EMAIL")
+    add("--to", action="append", metavar="ADDRESS", help="one recipient; repeat it for more")
+    add("--subject", default=subject, metavar="TEXT", help="subject; by default it names the time")
     add("--text", metavar="TEXT", help="body as plain text; default: a test message")
     add("--html", metavar="HTML", help="body as HTML, alone or beside --text")
-    add("--attach", action="append", default=[], metavar="FILE", help="file to attach; repeatable")
-    add("--dry-run", action="store_true", help="show what would be sent, and where to; no more")
+    add(
+        "--attach", action="append", default=[], metavar="FILE", help="one file; repeat it for more"
+    )
+    add("--dry-run", action="store_true", help="show what would be sent, and where; send nothing")
     add("--verbose", action="store_true", help="show the conversation, but not the password")
     return parser.parse_args(argv)
 
@@ -457,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(UNKNOWN, one_line(str(error)), LOOK_FIRST)
     except KeyboardInterrupt:
         return fail(UNKNOWN, "interrupted", LOOK_FIRST)
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeError, binascii.Error) as error:
         return fail(NOT_SENT, reply_of(error) or one_line(str(error)), advice(error, port))
 
     print(f"Accepted by {host}:{port} in {time.monotonic() - started:.2f} s")

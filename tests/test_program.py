@@ -416,15 +416,18 @@ class OddError(smtp_client.OutcomeUnknownError, api_client.OutcomeUnknownError):
     """A subclass."""
 
 
+BUGS = [("compose", KeyError), ("with_retries", KeyError), ("with_retries", ValueError)]
+
+
 @both
-@pytest.mark.parametrize("place", ["compose", "with_retries"])
-def test_a_bug_keeps_its_traceback(script, place, fake, monkeypatch):
+@pytest.mark.parametrize(("place", "kind"), BUGS)
+def test_a_bug_keeps_its_traceback(script, place, kind, fake, monkeypatch):
     def bug(*_: object) -> None:
-        raise KeyError("MAILTRAP_SMTP_HOST")
+        raise kind("MAILTRAP_SMTP_HOST")
 
     module = {"smtp_client": smtp_client, "api_client": api_client}[script]
     monkeypatch.setattr(module, place, bug)
-    with pytest.raises(KeyError):
+    with pytest.raises(kind):
         module.main([])
 
 
