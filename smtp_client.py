@@ -1,477 +1,227 @@
-"""Send one test message to Mailtrap over SMTP, and say whether the server accepted it.
+"""Send one test message to Mailtrap over SMTP, and say whether Mailtrap accepted it.
 
-    python smtp_client.py --to you@example.com
+    python smtp_client.py
 
-Settings come from the environment, or from a file .env beside this script:
-    MAILTRAP_SMTP_USERNAME, MAILTRAP_SMTP_PASSWORD   needed: the login of your sandbox
-    MAILTRAP_SMTP_HOST, MAILTRAP_SMTP_PORT           default: sandbox.smtp.mailtrap.io, 2525
-    MAILTRAP_FROM_EMAIL, MAILTRAP_TO_EMAIL           used if --from or --to is not given
+.env.example explains the settings. To send something else, edit main().
 
 Exit status:
     0  accepted
-    1  unknown, because it broke on the way: look in Mailtrap before you send it again
-    2  not sent, because a flag, a setting or a file is missing or wrong
-    3  not sent, or not to the recipients that are named
+    1  unknown: no clear answer after sending began; look in Mailtrap before you try again
+    2  not sent: a setting is missing or wrong
+    3  not sent: there was no connection, or the server refused the message
 """
 
-# /// script
-# requires-python = ">=3.10"
-# dependencies = ["python-dotenv>=1.2,<2"]
-# ///
-
-import argparse
-import binascii
-import copy
-import logging
-import mimetypes
 import os
-import random
+import sys
+from pathlib import Path
+
+from dotenv import load_dotenv  # missing? pip install -r requirements.txt
+
+# ---- Copy from here to "End of copy". It reads no setting and prints nothing. ----
+
+import re
 import smtplib
 import socket
 import ssl
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing, suppress
-from email.errors import HeaderParseError
-from email.headerregistry import Address
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from email.contentmanager import raw_data_manager
+from email.header import Header
 from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import localtime, make_msgid
-from io import TextIOWrapper
-from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
-Refused = dict[str, tuple[int, bytes]]  # recipient: code and text of the server's reply
-# Python before 3.12.4 garbles the long headers that it folds (gh-100884), so they stay unfolded.
-UNFOLDED = SMTP.clone(max_line_length=998)
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-REFUSALS = (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError)
+from email.policy import Compat32
+from email.utils import formataddr, formatdate, make_msgid
+from typing import Any
 
 
-def build_message(
-    sender: str | Address,
-    *,
-    to: Iterable[str | Address],
-    subject: str,
-    text: str = "",
-    html: str = "",
-    cc: Iterable[str | Address] = (),
-    bcc: Iterable[str | Address] = (),
-    reply_to: str | Address = "",
-    attachments: Iterable[str | Path] = (),
-) -> EmailMessage:
-    """Return a message; an address is "ann@example.com" or "Ann Doe <ann@example.com>".
-
-    Raises ValueError for what cannot go into a message, OSError for a file that cannot be read.
-    """
-    message = EmailMessage(policy=SMTP)
-    message["From"] = parse_address(sender)
-    for field, people in (("To", to), ("Cc", cc), ("Bcc", bcc)):
-        if addresses := [parse_address(one) for one in people]:
-            message[field] = addresses
-    if reply_to:
-        message["Reply-To"] = parse_address(reply_to)
-    message["Subject"] = subject.strip()
-    if not (message["To"] and message["Subject"] and (text or html)):
-        raise ValueError("a message needs a recipient, a subject, and text or HTML")
-    message["Date"] = localtime()
-    message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
-    # Quoted-printable carries any character, and lines of any length.
-    message.set_content(text or html, "plain" if text else "html", cte="quoted-printable")
-    if text and html:
-        message.add_alternative(html, "html", cte="quoted-printable")
-    for path in map(Path, attachments):
-        mimetype, encoding = mimetypes.guess_type(path.name)
-        # A .tar.gz is no tar file, and an attached message must not be base64 (RFC 2046, 5.2.1).
-        if not mimetype or encoding or mimetype.startswith("message/"):
-            mimetype = "application/octet-stream"
-        maintype, subtype = mimetype.split("/")
-        message.add_attachment(path.read_bytes(), maintype, subtype, filename=path.name)
-    # Python decodes the "=?utf-8?q?=0d=0a...?=" that somebody may have put into a form.
-    for part in message.walk():
-        for header in part.values():
-            _, *more = header.fold(policy=UNFOLDED).splitlines()
-            if not all(line.startswith(" ") for line in more):
-                raise ValueError("a subject or a name must not hold a line break")
-    return message
-
-
-def parse_address(text: str | Address) -> Address:
-    """Return the one address in a text; raises ValueError if there is none, or more."""
-    if isinstance(text, Address):
-        return text
-    name, _, email = text.strip().removesuffix(">").rpartition("<")
-    # Mailtrap takes only ASCII in an address. A second "<" is a second address, and a very long
-    # name takes many seconds to encode.
-    if email.isascii() and "<" not in name and len(text) <= 320:
-        with suppress(ValueError, IndexError, HeaderParseError):
-            return Address(name.strip(' "'), addr_spec=email)
-    raise ValueError(f"not an email address: {text[:320]!r}")
-
-
+@contextmanager
 def connect(
-    host: str, port: int, username: str, password: str, *, timeout: float = 30.0, debug: int = 0
-) -> smtplib.SMTP:
-    """Return a connection, logged in over verified TLS; LOCAL_HOSTS may do without both.
-
-    The timeout is in seconds, for each wait; debug shows the conversation on standard error.
-    Raises OSError, which all errors of smtplib and ssl are, or ValueError for a host name or a
-    login that cannot be right. Nothing was sent then.
-    """
-    if not (username + password).isascii():
-        raise ValueError("username and password must be ASCII")
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some, as Debian's Python, allow older ones
+    host: str, port: int, username: str, password: str, *, timeout: float = 30.0
+) -> Iterator[smtplib.SMTP]:
+    """Yield a TLS connection, logged in, for one thread; timeout in seconds. Raises OSError."""
+    context = ssl.create_default_context()  # without it, starttls() trusts any server
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian's Python would take older ones
     # Without a local_hostname, smtplib looks one up, which can take seconds.
-    smtp = smtplib.SMTP(host, port, local_hostname="[127.0.0.1]", timeout=timeout)
-    try:
-        if smtp.sock:  # Nagle's algorithm would delay the second EHLO by 40 ms
+    with closing(Connection(host, port, local_hostname="[127.0.0.1]", timeout=timeout)) as smtp:
+        if smtp.sock:  # without TCP_NODELAY, the login waits for 40 ms
             smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        smtp.set_debuglevel(debug)
+        smtp.starttls(context=context)
         smtp.ehlo_or_helo_if_needed()
-        if smtp.has_extn("starttls") or host not in LOCAL_HOSTS:
-            smtp.starttls(context=context)
-            smtp.ehlo_or_helo_if_needed()
-        if host not in LOCAL_HOSTS or (username and smtp.has_extn("auth")):
-            smtp.set_debuglevel(0)  # debug would show the password
-            smtp.user, smtp.password = username, password
-            smtp.auth("PLAIN", smtp.auth_plain)  # login() sends a wrong password three times
-            smtp.set_debuglevel(debug)
-    except BaseException:
-        smtp.close()
-        raise
-    return smtp
+        # Not login(), which would try a wrong password three times.
+        smtp.auth("PLAIN", lambda challenge=None: f"\0{username}\0{password}")
+        yield smtp
+        with suppress(Exception):  # what was accepted stays so, whatever becomes of QUIT
+            smtp.quit()
 
 
 class OutcomeUnknownError(Exception):
-    """It broke after the message was handed over, which may have been accepted or not."""
+    """The message may have been accepted, or not. After any other Exception, nothing was sent."""
 
 
-def send(smtp: smtplib.SMTP, message: EmailMessage) -> Refused:
-    """Send a message over a connection, which takes the next one, even after a refusal.
+class Connection(smtplib.SMTP):
+    """A connection whose sendmail() raises OutcomeUnknownError if nobody can know the outcome."""
 
-    Returns the recipients that were refused; for the others the message was accepted.
-    Raises one of the REFUSALS, or OutcomeUnknownError. After any other error nothing was sent.
-    """
-    sender = message["From"].addresses[0].addr_spec
-    fields = [message[name] for name in ("To", "Cc", "Bcc") if name in message]
-    recipients = dict.fromkeys(address.addr_spec for field in fields for address in field.addresses)
-    without_bcc = copy.copy(message)
-    del without_bcc["Bcc"]
-    content = without_bcc.as_bytes(policy=UNFOLDED)
-    try:
-        refused = send_envelope(smtp, sender, recipients, len(content))
-        send_content(smtp, content)
-    except REFUSALS:
-        with suppress(OSError):  # without RSET, the next message would be refused with 503
-            smtp.rset()
-        raise
-    except BaseException:  # replies may be missing, so another message must not read them
-        smtp.close()
-        raise
-    return refused
-
-
-def send_envelope(
-    smtp: smtplib.SMTP, sender: str, recipients: Collection[str], size: int
-) -> Refused:
-    """Announce a message of size bytes; return the recipients that were refused.
-
-    Raises SMTPSenderRefused, or SMTPRecipientsRefused if no recipient is left.
-    """
-    code, reply = smtp.mail(sender, [f"size={size}"] if smtp.has_extn("size") else [])
-    if code != 250:
-        raise smtplib.SMTPSenderRefused(code, reply, sender)
-    refused: Refused = {}
-    for recipient in recipients:
-        code, reply = smtp.rcpt(recipient)
-        if not 200 <= code <= 299:
-            refused[recipient] = (code, reply)
-        if code == 421:  # the server closes the connection, so nobody gets the message
-            raise smtplib.SMTPRecipientsRefused({recipient: (code, reply)})
-    if len(refused) == len(recipients):
-        raise smtplib.SMTPRecipientsRefused(refused)
-    return refused
-
-
-def send_content(smtp: smtplib.SMTP, content: bytes) -> None:
-    """Hand the content over; raises SMTPDataError if refused, or OutcomeUnknownError."""
-    try:
-        code, reply = smtp.data(content)
-    except smtplib.SMTPDataError:  # the reply to DATA itself: the content has not been sent
-        raise
-    except Exception as error:
-        raise OutcomeUnknownError(str(error)) from error
-    if 400 <= code <= 599:
-        raise smtplib.SMTPDataError(code, reply)
-    if code != 250:
-        raise OutcomeUnknownError(f"{code} {one_line(reply)}")
-
-
-def connect_and_send(
-    host: str, port: int, username: str, password: str, message: EmailMessage, *, debug: int = 0
-) -> Refused:
-    """Send one message over its own connection; returns and raises as connect() and send() do."""
-    with closing(connect(host, port, username, password, debug=debug)) as smtp:
-        refused = send(smtp, message)
-        with suppress(Exception):  # whatever becomes of QUIT, the message was accepted
-            smtp.quit()
-    return refused
-
-
-def with_retries(attempt: Callable[[], T], *, pauses: Iterable[float] = (2, 4, 8)) -> T:
-    """Return attempt(), called again after each pause as long as the server refuses for now.
-
-    The pauses are in seconds and get up to half as long again, so that many clients do not come
-    back at once. Together they outlast the 10 seconds over which Mailtrap counts messages.
-    """
-    for pause in pauses:
+    def data(self, msg: Any) -> tuple[int, bytes]:
+        """Hand over the content; sendmail() calls this after MAIL and RCPT."""
         try:
-            return attempt()
+            code, reply = super().data(msg)
+            if code != 250 and not 400 <= code <= 599:  # neither a yes nor a no
+                raise smtplib.SMTPException(f"the server replied {code} {reply!r}")
+        except smtplib.SMTPDataError:  # the command DATA was refused, before the content
+            with suppress(OSError):  # without RSET, the next message would be refused
+                self.rset()
+            raise
         except Exception as error:
-            if not is_temporary(error):
-                raise
-            pause *= random.uniform(1.0, 1.5)
-            # Python prints a warning on standard error, unless the program sets up logging.
-            log = logging.getLogger(__name__)
-            log.warning("%s; trying again in %.1f s", reply_of(error), pause)
-            time.sleep(pause)
-    return attempt()
+            self.close()
+            raise OutcomeUnknownError(str(error)) from error
+        return code, reply  # sendmail() goes on to raise a refusal
+
+
+def build_message(
+    sender: tuple[str, str], to: Iterable[tuple[str, str]], subject: str, text: str, html: str = ""
+) -> EmailMessage:
+    """Return a message; people are (name, address) pairs. Raises ValueError for a wrong address."""
+    message = EmailMessage(policy=MessagePolicy())
+    message["From"] = header_address(*sender)
+    message["To"] = ", ".join(header_address(*person) for person in to)
+    message["Subject"] = header_text(subject)
+    message["Date"] = formatdate(localtime=True)
+    message["Message-ID"] = make_msgid(domain=sender[1].partition("@")[2])
+    message.set_content(text)
+    if html:
+        message.add_alternative(html, "html")
+    return message
+
+
+class MessagePolicy(Compat32):
+    """Python's older header code: the newer one garbles names and, until 3.12.4, adds headers."""
+
+    content_manager = raw_data_manager  # set_content() and the like need it
+
+    def header_store_parse(self, name: str, value: str) -> tuple[str, str]:
+        """Refuse a line break that would begin another header; raises ValueError."""
+        if not all(line.startswith(" ") for line in value.splitlines()[1:]):
+            raise ValueError(f"a line break in {name}: {value!r}")
+        return name, value
+
+
+def header_address(name: str, address: str) -> str:
+    """Return a person for From, To, Cc or Reply-To; raises ValueError for a wrong address."""
+    # What HTML forms allow, but no "?": so nothing can follow the address, or be decoded in it.
+    if not re.fullmatch(r"[\w.!#$%&'*+/=^`{|}~-]{1,64}@[\w.-]{1,255}", address, re.ASCII):
+        raise ValueError(f"not an email address: {address!r}")
+    return formataddr((header_text(name), address))
+
+
+def header_text(text: str) -> str:
+    """Return a text for a header, encoded if it must be (RFC 2047)."""
+    if re.fullmatch("[ -~]{0,400}", text) and "=?" not in text:  # more may not fit into a line
+        return text
+    return Header(text, "utf-8", maxlinelen=75, header_name="Subject").encode()
 
 
 def is_temporary(error: Exception) -> bool:
-    """Say whether the server refused the message, but only for now."""
+    """Say whether the server refused only for now, so that trying again may help."""
+    # Mailtrap's limits on rate and connections look permanent, but are not.
+    for_now = re.compile(r"4\d\d |550 .*too many emails|535 .*too many connections", re.I | re.S)
+    return bool(replies(error)) and all(map(for_now.match, replies(error)))
+
+
+def replies(error: BaseException) -> list[str]:
+    """Return the server's replies in an error of smtplib, such as "550 5.7.1 No"."""
+    pairs: Any = []
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        replies = [smtplib.SMTPResponseException(*reply) for reply in error.recipients.values()]
-        return bool(replies) and all(is_temporary(reply) for reply in replies)
-    code, reply = getattr(error, "smtp_code", 0), reply_of(error).lower()
-    return (
-        400 <= code <= 499
-        or (code == 550 and "too many emails per second" in reply)
-        or (code == 535 and "too many connections" in reply)
-    )
+        pairs = error.recipients.values()
+    elif isinstance(getattr(error, "smtp_error", None), bytes):
+        pairs = [error.args[:2]]
+    return [f"{code} {text.decode(errors='replace')}" for code, text in pairs]
 
 
-def reply_of(error: Exception) -> str:
-    """Return the server's reply on one line, as in "550 5.7.1 Not allowed", or else "".
+# ---- End of copy. ----
 
-    Refused recipients are named, as in "ann@example.com: 550 5.1.1 No such user".
-    """
-    if isinstance(error, smtplib.SMTPResponseException):
-        return f"{error.smtp_code} {one_line(error.smtp_error)}"
-    if isinstance(error, smtplib.SMTPRecipientsRefused):
-        refused = error.recipients.items()
-        return "; ".join(f"{who}: {code} {one_line(text)}" for who, (code, text) in refused)
-    return ""
-
-
-def one_line(text: str | bytes) -> str:
-    """Return at most 380 characters on one line, with spaces for what could steer a terminal."""
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:380]
-
-
-# What people copy ends here. The program around it begins.
-
-ACCEPTED, UNKNOWN, WRONG_INPUT, NOT_SENT = 0, 1, 2, 3
-CORRECT_IT = "Nothing was sent. Settings belong in .env, see .env.example. For flags, see --help."
-LOOK_FIRST = "It may have been accepted: look for it in Mailtrap before you send it again."
-DEFAULTS = {
-    "MAILTRAP_SMTP_HOST": "sandbox.smtp.mailtrap.io",
-    "MAILTRAP_SMTP_PORT": "2525",
-    "MAILTRAP_SMTP_USERNAME": "",
-    "MAILTRAP_SMTP_PASSWORD": "",
-    "MAILTRAP_FROM_EMAIL": "Mailtrap Test <hello@example.com>",
-    "MAILTRAP_TO_EMAIL": "you@example.com",
+SANDBOX = "sandbox.smtp.mailtrap.io"
+LOOK_FIRST = "It may have been accepted: look in Mailtrap before you send it again."
+LOGIN = "copied from Sandboxes > (your sandbox) > Integration > SMTP"
+SETTINGS = {  # name: default, pattern, what it must be; {!r} shows what it is
+    "MAILTRAP_SMTP_HOST": (SANDBOX, "[!-~]+", "a host name, not {!r}"),
+    "MAILTRAP_SMTP_PORT": ("2525", "[1-9][0-9]{0,4}", "a number up to 65535, not {!r}"),
+    "MAILTRAP_SMTP_USERNAME": ("", "[!-~]+", LOGIN),
+    "MAILTRAP_SMTP_PASSWORD": ("", "[!-~]+", LOGIN),
+    "MAILTRAP_FROM_EMAIL": ("hello@example.com", "[!-~]+@[!-~]+", "one address, not {!r}"),
+    "MAILTRAP_TO_EMAIL": ("you@example.com", "[!-~]+@[!-~]+", "one address, not {!r}"),
 }
-HEAD = '<!doctype html><meta name="color-scheme" content="light dark">'
-TEXT = """\
-It works! smtp_client.py sent this message on {time}
-through {server}.
-
-These special characters should look right: äöü, €, 你好.
-
-Next, attach a file with --attach, or copy build_message() and connect_and_send().
-"""
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the flags."""
-    keep_lines = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
-    add = parser.add_argument
-    subject = time.strftime("Mailtrap SMTP test, %Y-%m-%d %H:%M:%S")
-    add("--from", dest="sender", metavar="ADDRESS", help="the sender; default: MAILTRAP_FROM_EMAIL")
-    add("--to", action="append", metavar="ADDRESS", help="one recipient; repeat it for more")
-    add("--subject", default=subject, metavar="TEXT", help="subject; by default it names the time")
-    add("--text", metavar="TEXT", help="body as plain text; default: a test message")
-    add("--html", metavar="HTML", help="body as HTML, alone or beside --text")
-    add(
-        "--attach", action="append", default=[], metavar="FILE", help="one file; repeat it for more"
-    )
-    add("--dry-run", action="store_true", help="show what would be sent, and where; send nothing")
-    add("--verbose", action="store_true", help="show the conversation, but not the password")
-    return parser.parse_args(argv)
-
-
-def read_settings(*, dry_run: bool) -> dict[str, str]:
-    """Return the settings; raises ValueError for what is missing or wrong."""
-    from dotenv import load_dotenv  # here, as what people copy does without it
-
-    try:
-        # Only this .env, not one of a folder above. A password may hold "${".
-        load_dotenv(Path(__file__).with_name(".env"), interpolate=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the file .env must be text in UTF-8: {error}") from None
-    found = {name: value.strip() for name, value in os.environ.items() if value.strip()}
-    settings = DEFAULTS | found
-    port = settings["MAILTRAP_SMTP_PORT"]
-    if not (port.isdecimal() and 1 <= int(port) <= 65535):
-        raise ValueError(f"MAILTRAP_SMTP_PORT must be a number from 1 to 65535, not {port!r}")
-    login = ("MAILTRAP_SMTP_USERNAME", "MAILTRAP_SMTP_PASSWORD")
-    for name in login:
-        if not settings[name].isascii():
-            raise ValueError(f"{name} holds a character that no login has, such as a curly quote")
-    missing = [name for name in login if not settings[name]]
-    if missing and not dry_run and settings["MAILTRAP_SMTP_HOST"] not in LOCAL_HOSTS:
-        place = "Mailtrap shows it under Sandboxes > (your sandbox) > Integration > SMTP."
-        raise ValueError("\n".join(f"{name} is missing. {place}" for name in missing))
-    return settings
-
-
-def read_addresses(source: str, texts: Iterable[str]) -> list[Address]:
-    """Return the addresses; raises a ValueError that names their source."""
-    try:
-        return [parse_address(text) for text in texts]
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-
-def compose(args: argparse.Namespace, settings: dict[str, str]) -> EmailMessage:
-    """Fill in what the flags leave open, and return the message that they ask for.
-
-    Raises ValueError for what is wrong, OSError for a file that cannot be read.
-    """
-    if args.sender is None:
-        args.sender = settings["MAILTRAP_FROM_EMAIL"]
-    if args.to is None:
-        args.to = [text.strip() for text in settings["MAILTRAP_TO_EMAIL"].split(",")]
-    if args.text is None and args.html is None:
-        now = time.strftime("%Y-%m-%d at %H:%M:%S")
-        args.text = TEXT.format(server=settings["MAILTRAP_SMTP_HOST"], time=now)
-        args.html = f'{HEAD}<pre style="font-family: sans-serif; white-space: pre-wrap">{args.text}'
-    return build_message(
-        read_addresses("--from or MAILTRAP_FROM_EMAIL", [args.sender])[0],
-        to=read_addresses("--to or MAILTRAP_TO_EMAIL", args.to),
-        subject=args.subject,
-        text=args.text or "",
-        html=args.html or "",
-        attachments=args.attach,
-    )
-
-
-def describe(args: argparse.Namespace, refused: Collection[str] = ()) -> str:
-    """Return sender, subject, files, and the recipients that were not refused."""
-    to = [text for text in args.to if parse_address(text).addr_spec not in refused]
-    return (
-        f"  From        {args.sender}\n"
-        f"  To          {', '.join(to)}\n"
-        f"  Subject     {args.subject}\n"
-        f"  Files       {', '.join(args.attach) or 'none'}"
-    )
-
-
-def delivery_note(host: str) -> str:
-    """Return what becomes of a message for this host, and where to look for it."""
-    if host == "sandbox.smtp.mailtrap.io":
-        return "The sandbox captures mail, so nobody receives it: https://mailtrap.io/sandboxes"
-    if host in ("live.smtp.mailtrap.io", "bulk.smtp.mailtrap.io"):
-        return "This host sends to real people. Email Logs in Mailtrap show whether it arrives."
-    return f"What becomes of it is up to {host}."
-
-
-def advice(error: Exception, port: int = 2525) -> str:
-    """Return what a person can do about an error of connect() or send()."""
-    reply = reply_of(error).lower()
-    if is_temporary(error):
-        return "It is refused only for now, as the server is busy or gets too much. Wait a minute."
-    if isinstance(error, smtplib.SMTPAuthenticationError) and "limit" in reply:
-        return "The login is right, but your plan's messages are used up. See Billing in Mailtrap."
-    if isinstance(error, smtplib.SMTPAuthenticationError):
-        return (
-            "Mailtrap does not know this login. Copy MAILTRAP_SMTP_USERNAME and "
-            "MAILTRAP_SMTP_PASSWORD again from Sandboxes > (your sandbox) > Integration > SMTP. "
-            "For live sending, the username is api and the password is an API token."
-        )
-    if "from domain" in reply or "sender's domain" in reply or "demo domain" in reply:
-        return "Verify the domain of --from or MAILTRAP_FROM_EMAIL in Mailtrap, at Sending Domains."
-    if reply.startswith("552"):
-        return "It is too big: a free sandbox takes up to 5 MB, live sending up to 10 MB."
-    if reply:
-        return "Correct what the server objects to, and send it again."
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            "This computer does not trust the certificate. Name your network's CA file in "
-            "SSL_CERT_FILE, or on macOS run the Install Certificates.command of your Python."
-        )
-    other_port = 587 if port == 2525 else 2525
-    return (
-        "Check MAILTRAP_SMTP_HOST and your network. If it blocks this port, try "
-        f"MAILTRAP_SMTP_PORT={other_port}, or use api_client.py, which needs only HTTPS."
-    )
-
-
-def fail(status: int, happened: str, what_to_do: str) -> int:
-    """Say on standard error what happened and what to do; return the exit status."""
-    print(f"smtp_client: {happened}\n{what_to_do}", file=sys.stderr)
-    return status
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Send one test message; return the exit status."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a console may lack a character
-        sys.stdout.reconfigure(errors="backslashreplace")
-    args = parse_args(argv)
-
+    if argv:
+        print(__doc__)
+        return 0 if argv == ["--help"] else 2
     try:
-        settings = read_settings(dry_run=args.dry_run)
-        host, port = settings["MAILTRAP_SMTP_HOST"], int(settings["MAILTRAP_SMTP_PORT"])
-        message = compose(args, settings)
-    except ModuleNotFoundError as error:
-        install = "Run `pip install -r requirements.txt` first, or run `uv run smtp_client.py`."
-        return fail(WRONG_INPUT, str(error), install)
+        host, port, username, password, sender, to = read_settings()
+        text = "smtp_client.py sent this. These should look right: äöü, €, 你好."
+        message = build_message(("", sender), [("", to)], "It works ✓", text, f"<h3>{text}</h3>")
     except (OSError, ValueError) as error:
-        return fail(WRONG_INPUT, str(error), CORRECT_IT)
+        print(f"smtp_client: {error}\nNothing was sent. Correct it in .env.", file=sys.stderr)
+        return 2
 
-    if args.dry_run:
-        print(f"This is a dry run. Without it, the message would go to {host}:{port}.")
-        print(describe(args), (args.text or args.html).strip(), delivery_note(host), sep="\n\n")
-        return ACCEPTED
-
-    print(f"Sending to {host}:{port} ...", file=sys.stderr)
-    started = time.monotonic()
-    account = host, port, settings["MAILTRAP_SMTP_USERNAME"], settings["MAILTRAP_SMTP_PASSWORD"]
+    fate = "This is not the sandbox: real people may receive it."
+    if host == SANDBOX:
+        fate = "The sandbox captures it: nobody receives it."
+    print(f"Sending to {host}:{port}. {fate}", flush=True)
     try:
-        refused = with_retries(lambda: connect_and_send(*account, message, debug=args.verbose))
-    except OutcomeUnknownError as error:
-        return fail(UNKNOWN, one_line(str(error)), LOOK_FIRST)
-    except KeyboardInterrupt:
-        return fail(UNKNOWN, "interrupted", LOOK_FIRST)
-    except (OSError, UnicodeError, binascii.Error) as error:
-        return fail(NOT_SENT, reply_of(error) or one_line(str(error)), advice(error, port))
+        with connect(host, int(port), username, password) as smtp:
+            # With several recipients, sendmail() returns those that were refused.
+            smtp.sendmail(sender, [to], message.as_string())
+    except (OutcomeUnknownError, KeyboardInterrupt) as error:
+        print(f"smtp_client: {describe(error)}\n{LOOK_FIRST}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:  # ValueError: no host can be named a..b
+        print(f"smtp_client: {describe(error)}\n{advice(error)}", file=sys.stderr)
+        return 3
+    print(f"Accepted: {message['Message-ID']}")
+    return 0
 
-    print(f"Accepted by {host}:{port} in {time.monotonic() - started:.2f} s")
-    print(f"{describe(args, refused)}\n  Message-ID  {message['Message-ID']}")
-    print(delivery_note(host))
-    if refused:
-        refusal = smtplib.SMTPRecipientsRefused(refused)
-        only_these = "The other recipients have it, so send it only to these."
-        return fail(NOT_SENT, reply_of(refusal), f"{only_these} {advice(refusal)}")
-    return ACCEPTED
+
+def read_settings() -> list[str]:
+    """Return the values of SETTINGS; raises ValueError for all that are missing or wrong."""
+    # Only the .env beside this script, not one of a folder above; a password may hold "${".
+    load_dotenv(Path(__file__).with_name(".env"), interpolate=False)
+    found, wrong = [], []
+    for name, (default, pattern, meaning) in SETTINGS.items():
+        value = os.environ.get(name, "").strip() or default
+        if not re.fullmatch(pattern, value) or (name.endswith("PORT") and int(value) > 65535):
+            wrong.append(f"{name} must be {meaning.format(value)}.")
+        found.append(value)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
+
+
+def describe(error: BaseException) -> str:
+    """Return what happened, in at most 400 characters, without any that steer a terminal."""
+    told = "; ".join(replies(error)) or str(error) or repr(error)
+    return "".join(it if it.isprintable() else " " for it in told)[:400]
+
+
+def advice(error: Exception) -> str:
+    """Return what to do about a message that was not sent."""
+    reply = "; ".join(replies(error))
+    if is_temporary(error):
+        return "The server refuses it only for now: wait a minute, then try again."
+    if isinstance(error, smtplib.SMTPAuthenticationError) and reply.startswith("535"):
+        if "limit" in reply and "reached" in reply:
+            return "The login is right, but your plan is used up: see Billing in Mailtrap."
+        return f"MAILTRAP_SMTP_USERNAME and MAILTRAP_SMTP_PASSWORD must be {LOGIN}."
+    if isinstance(error, smtplib.SMTPSenderRefused) and reply.startswith("550"):
+        return "Verify the domain of MAILTRAP_FROM_EMAIL in Mailtrap, under Sending Domains."
+    if reply:
+        return "Correct what the server objects to, then try again. README.md explains more."
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        return "This server offers no TLS, so no password is sent to it. Check MAILTRAP_SMTP_HOST."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "Check MAILTRAP_SMTP_HOST, or name your network's CA file in SSL_CERT_FILE."
+    return "Check MAILTRAP_SMTP_HOST and your network; try MAILTRAP_SMTP_PORT=587, or the API."
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
