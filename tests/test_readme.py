@@ -1,237 +1,169 @@
-"""The README is true: its commands, outputs, Python blocks, tables and links."""
+"""The README is true: its blocks run as printed, and what it shows is what is seen."""
 
-import ast
 import base64
-import os
 import re
+import signal
+import smtplib
 import subprocess
 import sys
-import threading
-import time
-from typing import Any
 
+import mailtrap as mt
 import pytest
-import requests
-import uvicorn
+import tenacity
+from dotenv import dotenv_values
 
 import api_client
 import smtp_client
-from conftest import PORTS, README, REPOSITORY, SCRIPTS, recipe, snippet
-from faulty import Fault, FaultyApi, http
+from conftest import README, REPOSITORY, api_of, new_mail, python, python_until_sent
+from fake_mailtrap import Fault, http
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
+STAND_IN = REPOSITORY / "tests" / "fake_mailtrap.py"
+UNKNOWN = smtp_client.OutcomeUnknownError
 
 
-@pytest.mark.parametrize("transport", ["SMTP", "the API"])
-def test_one_message(transport, folder, fake, capsys):
-    recipe(f"One message over {transport}")
-    [captured] = fake.messages
-    assert (captured.transport, captured.recipients) == (transport, ["ann@example.com"])
-    assert (captured.subject, captured.text.strip()) == ("Order", "Thank you.")
-    expected = "" if transport == "SMTP" else f"Message ids: ['{captured.id}']\n"
-    assert capsys.readouterr().out == expected
+def run_block(words: str) -> dict:
+    """Run the Python block with these words as it is printed; return its names."""
+    [block] = [block for block in BLOCKS if words in block]
+    names: dict = {}
+    exec(compile(block, words, "exec"), names)
+    return names
 
 
-def test_one_message_says_who_was_refused(folder, fake, capsys):
-    code = snippet("One message over SMTP")
-    both = '["bounce+550+no+such@example.com", "ann@example.com"]'
-    exec(code.replace('["ann@example.com"]', both), {})
-    printed = "bounce+550+no+such@example.com was refused: 550 b'no such'\n"
-    assert (capsys.readouterr().out, len(fake.messages)) == (printed, 1)
+def test_the_short_blocks(folder, fake, capsys, monkeypatch):
+    assert run_block("refused = smtp.sendmail")["refused"] == {}
+    assert run_block("message_ids = send(")["message_ids"] == ["5000002"]
+    assert [it.recipients for it in fake.messages] == [["ann@example.com"]] * 2
+    run_block("requests.get(folder")
+    assert capsys.readouterr().out.split() == ["Hi", "Hello."] * 2
+    assert api_client.send(api_of(fake), run_block("MailFromTemplate")["mail"])
+    assert fake.messages[-1].source["template_variables"] == {"name": "Ann"}
+    monkeypatch.setenv("MAILTRAP_FROM_EMAIL", "shop@example.com")
+    assert run_block("EMAIL_HOST")["EMAIL_PORT"] == 2525
+    assert len(BLOCKS) == 8  # three more are run below
 
 
-def test_a_template(folder, fake):
-    recipe("A template over the API")
-    assert fake.messages[0].source["template_variables"]["items"] == [{"title": "Tea", "price": 4}]
+def test_the_lines_that_add_to_a_message(fake):
+    names = {**vars(smtp_client), "base64": base64, "mt": mt, "mail": new_mail()}
+    exec("import json; pdf = b'%PDF'; png = b'PNG'; me, ann = ('', 'a@b.c'), ('', 'd@e.f')", names)
+    table = README.partition("| HTML |")[2].partition("\n\n")[0]
+    lines = re.findall(r"`((?:message|mail)\W[^`]*)`", table)
+    assert len(lines) == 15
+    for line in lines:
+        exec(line, names)
+    source = names["message"].as_string()
+    assert "\nCc: Bob <bob@" in source
+    assert '\nX-MT-Category: orders\nX-MT-Custom-Variables: {"order": "4711"}\n' in source
+    kinds = re.findall(r"^Content-Type: ([\w/]+)", source, re.M)
+    assert kinds[:3] == ["multipart/mixed", "multipart/alternative", "text/plain"]
+    assert kinds[3:] == ["multipart/related", "text/html", "image/png", "application/pdf"]
+    api_client.send(api_of(fake), names["mail"])
+    [taken] = fake.messages
+    assert taken.recipients == ["you@example.com", "bob@example.com", "eve@example.com"]
+    assert (taken.source["category"], taken.source["html"]) == ("orders", "<b>Hello.</b>")
+    assert base64.b64decode(taken.source["attachments"][0]["content"]) == b"%PDF"
 
 
-def test_files_an_inline_image_category_and_variables(folder, fake):
-    title = "Files, an inline image, category and variables over"
-    message, mail = recipe(f"{title} SMTP").message, recipe(f"{title} the API").mail
-    account = "localhost", fake.smtp_port, fake.username, fake.password
-    smtp_client.connect_and_send(*account, message)
-    api_client.send(api_client.open_api(fake.token, "sandbox", fake.sandbox_id), mail)
-    over_smtp, over_api = (captured.source for captured in fake.messages)
-    kinds = [part.get_content_type() for part in message.walk()]
-    related = ["multipart/mixed", "multipart/related", "text/html", "image/gif", "text/plain"]
-    assert kinds == related
-    assert b"Content-ID: <logo>" in over_smtp
-    assert b'X-MT-Category: orders\r\nX-MT-Custom-Variables: {"order": "4711"}\r\n' in over_smtp
-    assert (over_api["category"], over_api["custom_variables"]) == ("orders", {"order": "4711"})
-    files = [(one["filename"], one.get("content_id")) for one in over_api["attachments"]]
-    assert files == [("invoice.txt", None), ("logo.gif", "logo")]
-    image = next(part for part in message.walk() if part.get_content_type() == "image/gif")
-    assert image.get_content() == base64.b64decode(over_api["attachments"][1]["content"])
+def test_trying_again(folder, fake):
+    deliver = run_block("from tenacity import")["deliver"]
+    deliver.retry.wait = tenacity.wait_none()
+    fake.reset(Fault("content", b"550 5.7.0 Too many emails per second\r\n", at=(1, 2)))
+    deliver()
+    assert (fake.steps["content"], len(fake.messages)) == (3, 1)
+    fake.reset(Fault("content", b"", "close"))
+    with pytest.raises(UNKNOWN):
+        deliver()
+    fake.reset(Fault("content", b"450 Later\r\n", at=range(1, 99)))
+    with pytest.raises(smtplib.SMTPDataError):
+        deliver()
+    assert fake.steps["content"] == 4
 
 
-def test_django(folder, fake):
-    (folder / "settings.py").write_text(snippet("Django: settings.py"))
-    call = "send_mail('Order', 'Thank you.', None, ['ann@example.com'])"
-    program = f"from django.core.mail import send_mail; {call}"
-    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "settings"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=environ, check=True)
-    [captured] = fake.messages
-    assert (captured.sender, captured.recipients) == ("shop@example.com", ["ann@example.com"])
-    assert {tls for _, tls in fake.logins} == {True}
+def test_many_messages_none_twice(folder, fake, capsys):
+    names = run_block("def send_many")
+    people = [f"{number}@example.com" for number in range(230)]
+    people[7] = "bounce+550+no+such+user@example.com"
+    mails = [(one, "me@example.com", [one], names["message"]) for one in people]
+    mails[8][2].append(people[7])
+    refusals = Fault("content", b"450 Later\r\n", at=(60,)), Fault("MAIL", b"", "close", at=(130,))
+    fake.reset(*refusals, Fault("content", b"", "reset", takes=True, at=(180,)))
+    for error in (smtplib.SMTPDataError, smtplib.SMTPServerDisconnected, UNKNOWN):
+        with pytest.raises(error):
+            names["send_many"](mails)
+    for _ in range(2):  # the second time, there is nothing left to do
+        names["send_many"](mails)
+        sent = [one for captured in fake.messages for one in captured.recipients]
+        assert sorted(sent) == sorted(one for one in people if one != people[7])
+    out = capsys.readouterr().out
+    assert f"{people[7]} was refused" in out
+    assert f"8@example.com was sent, but not to {{'{people[7]}'" in out
+    [[unknown]] = names["ledger"].execute("SELECT id FROM mails WHERE state = 'unknown'")
+    assert fake.messages[178].recipients == [unknown]
+    fake.reset(Fault("content", b"", "close", takes=True))
+    with pytest.raises(api_client.OutcomeUnknownError):
+        names["send_once"]("x", lambda: api_client.send(api_of(fake), new_mail()))
+    assert names["send_once"]("x", lambda: api_client.send(api_of(fake), new_mail())) is None
+    assert len(fake.messages) == 1
 
 
-def test_fastapi(folder, fake, caplog):
-    names = recipe("FastAPI: main.py")
-    server = uvicorn.Server(uvicorn.Config(names.app, port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    orders = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/orders"
-    for email, status in (("ann@example.com", 202), ("nobody", 422), ("a@e.com, b@e.com", 422)):
-        assert requests.post(orders, params={"email": email}, timeout=9).status_code == status
-    server.should_exit = True
-    thread.join(10)
-    assert [captured.recipients for captured in fake.messages] == [["ann@example.com"]]
-    fake.token, token = "another", fake.token
-    mail = api_client.build_mail("a@b.c", to=["ann@example.com"], subject="x", text="x")
-    names.deliver(mail)
-    fake.token = token
-    assert "not sent: [Address(email='ann@example.com'" in caplog.text
+def test_a_killed_run_leaves_an_unknown_mail(folder, fake):
+    fake.reset(Fault("content", b"", "silence", takes=True))
+    (folder / "many.py").write_text(next(it for it in BLOCKS if "def send_many" in it))
+    program = "-c", f"import sys; sys.path.append({str(REPOSITORY)!r}); import many"
+    python_until_sent(fake, signal.SIGKILL, *program)
+    assert (python(*program).stdout, len(fake.messages)) == ("news 1, ann is unknown\n", 1)
 
 
-def test_celery_sends_and_tells_what_is_refused_in_errors_that_can_be_pickled(
-    folder, fake, monkeypatch
-):
-    monkeypatch.setenv("CELERY_BROKER", "memory://")
-    task = recipe("Celery: tasks.py").mail_order
-    assert task.apply(["ann@example.com"]).get() == [fake.messages[0].id]
-    fake.rate = 0
-    refused = task.apply(["bob@example.com"], retries=5).result
-    assert (type(refused), str(refused)) == (RuntimeError, "429 Rate limit exceeded")
+def test_a_batch(folder, fake, capsys):
+    run_block("api.batch_send")
+    assert [one.recipients[0] for one in fake.messages] == ["ann@example.com", "bob@example.com"]
+    no = {"success": False, "errors": ["'email' is invalid"]}
+    answers = [{"success": True, "message_ids": ["1"]}, no]
+    fake.reset(Fault("content", http(200, {"success": True, "responses": answers})))
+    run_block("api.batch_send")
+    assert capsys.readouterr().out == "bob@example.com was refused: [\"'email' is invalid\"]\n"
+    for reply in (b"", http(200, {"success": True, "responses": answers[:1]}), http(503, no)):
+        fake.reset(Fault("content", reply, "close"))
+        with pytest.raises(api_client.OutcomeUnknownError):
+            run_block("api.batch_send")
+    fake.reset(Fault("content", http(401, no)))
+    with pytest.raises(mt.APIError):
+        run_block("api.batch_send")
 
 
-def test_celery_does_not_try_again_what_may_have_been_sent(folder, fake, monkeypatch):
-    monkeypatch.setenv("CELERY_BROKER", "memory://")
-    names = recipe("Celery: tasks.py")
-    fault = Fault("body", http(502, b"<h1>No</h1>"), "close", takes=True)
-    with FaultyApi(fake.tls, fault) as server:
-        monkeypatch.setitem(PORTS, 443, server.port)
-        result = names.mail_order.apply(["ann@example.com"]).result
-    assert isinstance(result, api_client.OutcomeUnknownError)
-    assert len(server.taken) == 1
-
-
-def test_captured_messages_can_be_read_back(folder, fake, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    recipe("One message over SMTP")
-    captured = recipe("Reading back what the sandbox captured").captured
-    assert captured("Order").strip() == "Thank you."
-    with pytest.raises(LookupError, match="not captured: Another"):
-        captured("Another")
-
-
-def test_every_python_block_loads_dotenv_itself_and_uses_what_it_imports():
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        tree = ast.parse(block)
-        imported = {
-            (name.asname or name.name).partition(".")[0]
-            for node in ast.walk(tree)
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-            for name in node.names
-        }
-        assert imported <= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        assert ("os.environ[" in block) == ("load_dotenv(" in block)
-        assert '"sandbox"' not in block, "it would have to be changed to go live"
-
-
-def test_the_live_check_proves_itself_on_the_stand_in(fake):
-    check = [sys.executable, "-m", "pytest", "-m", "live", "-n0", "-p", "no:cacheprovider"]
-    result = subprocess.run([*check, str(REPOSITORY)], capture_output=True, text=True)
-    assert (result.returncode, len(fake.messages)) == (0, 2), result.stdout
-
-
-# What is printed
-
-
-def timeless(output: str) -> str:
-    """Return the output without what differs from run to run."""
-    output = re.sub(r"<\d[\d.]+@", "<ID@", output)
-    output = re.sub(r"Message id  \d+", "Message id  ID", output)
-    output = re.sub(r"\d{4}-\d\d-\d\d (at )?\d\d:\d\d:\d\d", r"\1NOW", output)
-    return re.sub(r"in \d+\.\d\d s", "in N s", output)
-
-
-def test_the_outputs_are_as_printed(call):
-    section = README.partition("## What you see")[2].partition("\n## ")[0]
-    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
-        printed = ""
-        for command in re.findall(r"^\$ \.venv/bin/python (.*)$", block, re.MULTILINE):
-            script, *flags = command.split()
-            result = call(script.removesuffix(".py"), *flags)
-            sending, *failure = result.stderr.splitlines(keepends=True)
-            printed += f"$ .venv/bin/python {command}\n{sending}{result.stdout}{''.join(failure)}"
-        assert timeless(block) == timeless(printed)
-
-
-def stand_in(*command: str, **options: Any) -> Any:
-    """Run the stand-in as a program."""
-    program = [sys.executable, str(REPOSITORY / "tests" / "fake_mailtrap.py"), *command]
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(program, encoding="utf-8", env=environ, **out, **options)
-
-
-def test_the_try_out_prints_what_the_readme_says():
-    result = stand_in()
-    assert result.returncode == 0
-    shown = README.partition("<summary>What it prints")[2].partition("```console\n")[2]
-    shown = shown.partition("...\n```")[0]
-    assert timeless(result.stdout).startswith(timeless(shown))
-    for words in ("no real mail is sent", "Sending to sandbox.api.mailtrap.io ...", "over the API"):
-        assert result.stdout.count(words) == 1
-    assert "README.md" in result.stdout.splitlines()[-1]
-
-
-def test_the_stand_in_runs_any_python_program_and_then_shows_what_arrived():
-    result = stand_in(sys.executable, str(REPOSITORY / "smtp_client.py"))
-    order = ["A stand-in", "replace those in .env", "Accepted by", "Arrived over SMTP"]
-    places = [result.stdout.index(words) for words in order]
-    assert (result.returncode, places) == (0, sorted(places))
-    nothing = stand_in(sys.executable, "-c", "raise SystemExit(7)")
-    assert (nothing.returncode, "No message has arrived" in nothing.stdout) == (7, True)
-    assert stand_in("no-such-command").returncode == 127
-
-
-def test_the_benchmark_runs():
-    program = [sys.executable, str(REPOSITORY / "tests" / "benchmark.py"), "--quick"]
-    result = subprocess.run(program, capture_output=True, text=True)
+def test_the_stand_in_prints_what_is_shown_runs_programs_and_names_a_missing_package(fake):
+    result = python(STAND_IN)
     assert (result.returncode, result.stderr) == (0, "")
-    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if "|" in line]
-    shown = [line.split("|")[1].strip() for line in README.splitlines() if "|" in line]
-    assert len(rows) > 8
-    assert set(rows) <= set(shown)
+    shown = README.partition("```console\n")[2].partition("...\n```")[0]
+    shown, printed = (re.sub(r"<\d[\d.]+@", "<ID@", it) for it in (shown, result.stdout))
+    assert printed.startswith(shown)
+    assert printed.count("Arrived over the API, in the sandbox stream:") == 1
+    assert python(STAND_IN, sys.executable, "-c", "raise SystemExit(7)").returncode == 7
+    assert python(STAND_IN, "no-such-command").returncode == 2
+    result = python("-I", "-S", STAND_IN)
+    assert result.returncode == 1
+    assert re.fullmatch(".*pip install -r tests/requirements.txt\n", result.stderr)
 
 
-def test_the_flags_are_those_of_the_scripts(run):
-    section = README.partition("## Settings and flags")[2].partition("\n## ")[0]
-    shown = set(re.findall(r"`(--[\w-]+)", section))
-    helps = [run(script, "--help").stdout for script in SCRIPTS]
-    assert shown | {"--help"} == set(re.findall(r"--[a-z-]+\b", " ".join(helps)))
+def test_the_benchmark_prints_the_rows_that_are_shown(fake):
+    result = python(STAND_IN.with_name("benchmark.py"), "--quick")
+    assert (result.returncode, result.stderr) == (0, "")
+    table = README.partition("| time for a message")[2].partition("\n\n")[0]
+    rows = {line.split("|")[1] for line in result.stdout.splitlines()}
+    assert {line.split("|")[1] for line in table.splitlines()[1:]} <= rows
 
 
-@pytest.mark.parametrize(("script", "column"), [(smtp_client, 2), (api_client, 3)])
-def test_what_the_table_says_to_copy_is_as_long_as_it_says_and_complete(script, column, tmp_path):
-    section = README.partition("## Copy into your project")[2].partition("```ini")[0]
-    source = (REPOSITORY / f"{script.__name__}.py").read_text("utf-8")
-    parts = {getattr(node, "name", ""): node for node in ast.parse(source).body}
-    first = min(node.lineno for name, node in parts.items() if name)
-    copied = "".join(source.splitlines(keepends=True)[: first - 1])  # imports and constants
-    for row in section.splitlines():
-        cell = (row.split("|") + [""] * 5)[column]
-        names = re.findall(r"`(\w+)`", cell)
-        texts = [str(ast.get_source_segment(source, parts[name])) for name in names]
-        for said in re.findall(r": (\d+) lines", cell):
-            assert abs(sum(len(text.splitlines()) for text in texts) - int(said)) <= 5
-        copied += "\n".join([*texts, ""])
-        (tmp_path / "copied.py").write_text(copied)
-        ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
-        subprocess.run([*ruff, str(tmp_path)], check=True)
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (REPOSITORY / target).exists()
+def test_env_example_has_the_settings_with_their_defaults_and_a_shell_can_read_it():
+    defaults = dotenv_values(REPOSITORY / ".env.example")
+    tables = {**smtp_client.SETTINGS, **api_client.SETTINGS}
+    assert defaults == {name: default for name, (default, *_) in tables.items()}
+    for name, value in defaults.items():
+        shell = [
+            "sh",
+            "-euc",
+            f'. "$1/.env.example"; test "${name}" = "$2"',
+            "-",
+            REPOSITORY,
+            value,
+        ]
+        subprocess.run(shell, check=True)
