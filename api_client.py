@@ -80,14 +80,14 @@ STREAMS = "sandbox|transactional|bulk"
 SETTINGS = {  # name: default, pattern, what it must be; {!r} shows what it is
     "MAILTRAP_API_TOKEN": ("", "[!-~]+", "copied from Settings > API Tokens"),
     "MAILTRAP_STREAM": ("sandbox", STREAMS, "sandbox, transactional or bulk, not {!r}"),
-    "MAILTRAP_SANDBOX_ID": ("", "[0-9]+", "the number in your sandbox's address, not {!r}"),
+    "MAILTRAP_SANDBOX_ID": ("", "[0-9]+", "the number in your sandbox's URL, not {!r}"),
     "MAILTRAP_FROM_EMAIL": ("hello@example.com", "[!-~]+@[!-~]+", "one address, not {!r}"),
     "MAILTRAP_TO_EMAIL": ("you@example.com", "[!-~]+@[!-~]+", "one address, not {!r}"),
 }
 ADVICE = {  # by HTTP status
     401: "MAILTRAP_API_TOKEN is wrong or expired, or may not send here: see Settings > API Tokens.",
     403: "MAILTRAP_API_TOKEN may not send here, or not from the domain of MAILTRAP_FROM_EMAIL.",
-    404: "MAILTRAP_SANDBOX_ID must be the number in the address of your sandbox's page.",
+    404: "MAILTRAP_SANDBOX_ID must be the number in your sandbox's URL.",
     429: "Your plan is used up: see Billing in Mailtrap.",
 }
 
@@ -102,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"api_client: {error}\nNothing was sent. Correct it in .env.", file=sys.stderr)
         return 2
+
     text = "api_client.py sent this. These should look right: äöü, €, 你好."
     mail = mt.Mail(
         sender=mt.Address(sender),
@@ -138,7 +139,7 @@ def read_settings() -> list[str]:
     wrong = []
     for name, (default, pattern, meaning) in SETTINGS.items():
         value = os.environ.get(name, "").strip() or default
-        if name == "MAILTRAP_SANDBOX_ID" and found[1] != "sandbox":
+        if name == "MAILTRAP_SANDBOX_ID" and found[1] != "sandbox":  # found[1] is the stream
             value = ""  # other streams have none
         elif not re.fullmatch(pattern, value):
             wrong.append(f"{name} must be {meaning.format(value)}.")

@@ -116,6 +116,7 @@ def header_text(text: str) -> str:
     """Return a text for a header, encoded if it must be (RFC 2047)."""
     if re.fullmatch("[ -~]{0,400}", text) and "=?" not in text:  # more may not fit into a line
         return text
+    # Without header_name, the first line of a long subject would be empty.
     return Header(text, "utf-8", maxlinelen=75, header_name="Subject").encode()
 
 
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OutcomeUnknownError, KeyboardInterrupt) as error:
         print(f"smtp_client: {describe(error)}\n{LOOK_FIRST}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:  # ValueError: no host can be named a..b
+    except (OSError, ValueError) as error:  # ValueError: a host a..b, a garbled challenge
         print(f"smtp_client: {describe(error)}\n{advice(error)}", file=sys.stderr)
         return 3
     print(f"Accepted: {message['Message-ID']}")

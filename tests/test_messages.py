@@ -68,6 +68,11 @@ def test_subjects_and_names(fake, subject, names):
     assert message.get_content_type() == "text/plain"
 
 
+def test_a_long_subject_does_not_begin_with_an_empty_line():
+    message = build_message(ME, [YOU], "Grüße " * 20, "x")
+    assert "\nSubject: =?utf-8?" in message.as_string()
+
+
 def test_many_long_names_take_no_time():
     started = time.perf_counter()
     build_message(ME, [("😀" * 5000, YOU[1])] * 20, "x", "x").as_string()
